@@ -1,0 +1,105 @@
+"""Errors -> RFC 9457 problem documents: once, here, for every call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from http import HTTPStatus
+
+import sqlalchemy as sa
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from app import errors
+from app.errors import CuveeError, Fault
+from app.faults import faults_of
+
+log = logging.getLogger("cuvee.api")
+
+MEDIA_TYPE = "application/problem+json"
+STATUS: dict[type[CuveeError], HTTPStatus] = {
+    errors.InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
+    errors.DatasetUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DatasetDamaged: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DatabaseNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class FaultView(BaseModel):
+    """One thing that is wrong with the input."""
+
+    pointer: str = Field(description="JSON pointer: /query/quality, /body/rows/0/alcohol", examples=["/query/n"])
+    detail: str
+    expected: str | None = None
+    found: str | None = None
+
+
+class Problem(BaseModel):
+    """RFC 9457: what went wrong, in words and per field."""
+
+    type: str = Field(examples=["urn:cuvee:invalid-input"])
+    title: str
+    status: int
+    detail: str
+    errors: list[FaultView] = []
+
+
+def problem(status: HTTPStatus, slug: str, detail: str, faults: Sequence[Fault] = ()) -> Response:
+    """The response that says so."""
+    shown = [{k: v for k, v in asdict(f).items() if v is not None} for f in faults]
+    body = {"type": f"urn:cuvee:{slug}", "title": status.phrase, "status": status.value, "detail": detail}
+    return JSONResponse(body | ({"errors": shown} if shown else {}), status.value, media_type=MEDIA_TYPE)
+
+
+def of(error: CuveeError) -> Response:
+    """The response for a domain error."""
+    status = STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+    return problem(status, error.slug, error.detail, error.faults)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of ``app`` a problem document."""
+    app.add_exception_handler(CuveeError, _domain)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(sa.exc.OperationalError, _database)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _domain(request: Request, error: Exception) -> Response:
+    assert isinstance(error, CuveeError)  # noqa: S101 - narrows the type that Starlette's signature widens
+    return of(error)
+
+
+def _validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    faults = faults_of(error.errors())
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input", "; ".join(f.detail for f in faults[:3]), faults)
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    status = HTTPStatus(error.status_code)
+    detail = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists every call"
+    response = problem(status, status.phrase.lower().replace(" ", "-"), detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _database(request: Request, error: Exception) -> Response:
+    log.warning("the database does not answer: %s", error)
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "database-not-ready", "the database does not answer; try again in a moment")
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "unexpected", "an error that nobody foresaw; the server's log has its traceback")

@@ -1,0 +1,214 @@
+"""What goes over the wire, typed: requests with their bounds, views of what the core returns."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
+
+from app import jobs
+from app.datasets import Dataset
+from app.jobs import Job, Promote
+from app.noise import MAX_ROW, MAX_SEED
+from app.params import METHODS
+from app.registry import Model
+from app.wine import COLUMNS, QUALITY_RANGE
+
+MAX_PAGE = 200
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Quality = Annotated[int, Field(ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])]
+Type = Literal["red", "white"]
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Request(BaseModel):
+    """Unknown names are errors everywhere."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Page(Request):
+    """Which part of a list."""
+
+    limit: int = Field(50, ge=1, le=MAX_PAGE)
+    offset: int = Field(0, ge=0, lt=2**31)
+
+
+class JobPage(Page):
+    """Which part of the jobs, newest first."""
+
+    state: jobs.State | None = None
+
+
+class NewDataset(Request):
+    """What an upload says beside its bytes."""
+
+    name: str = Field("upload", min_length=1, max_length=200)
+
+
+PARAMS_SCHEMA = {
+    "type": "object",
+    "description": "the method's own params over those of its preset; unknown names and values out of range are refused",
+    "anyOf": [params.model_json_schema() | {"title": f"params of {method}"} for method, params in METHODS.items()],
+    "default": {},
+    "examples": [{"preset": "quick"}],
+}
+
+
+class TrainRequest(Request):
+    """A training job; every field has a default."""
+
+    method: str = Field("gan", max_length=32, description=" or ".join(METHODS))
+    dataset: Name | None = Field(None, description="a dataset's id; null: `uci`, or `starter` with a warning where the original can't be had")
+    params: Annotated[dict[str, Any], WithJsonSchema(PARAMS_SCHEMA)] = {}
+    seed: Seed | None = Field(None, description="null: the server picks one")
+    priority: int = Field(0, ge=-100, le=100, description="higher is sooner")
+    promote: Promote = Field("auto", description="whether the model may become the champion; auto: if it beats it")
+
+
+class SampleQuery(Request):
+    """Which rows of which model."""
+
+    n: int = Field(100, ge=1, description="rows")
+    quality: list[Quality] = Field([], max_length=11, description="repeatable; none: the training data's own mix")
+    type: list[Type] = Field([], max_length=2, description="repeatable; none: the training data's own mix")
+    seed: Seed | None = Field(None, description="which table; none: the server picks one and says it")
+    offset: int = Field(0, ge=0, lt=MAX_ROW, description="the first row")
+    model: Name = Field("champion", description="a model's id or an alias")
+    format: Literal["json", "csv"] | None = Field(None, description="none: as the Accept header asks, else JSON")
+
+
+class _Row(Request):
+    @model_validator(mode="after")
+    def _free_is_part_of_total(self) -> _Row:
+        free, total = getattr(self, "free_sulfur_dioxide"), getattr(self, "total_sulfur_dioxide")  # noqa: B009 - made below
+        if free > total:
+            raise ValueError(f"free_sulfur_dioxide at most total_sulfur_dioxide ({total:g})")
+        return self
+
+
+Row: type[_Row] = create_model(
+    "Row",
+    __base__=_Row,
+    __doc__="A wine: 11 measurements, its score and its type.",
+    **{c.name: (Annotated[float, Field(strict=True, ge=c.low, le=c.high, description=f"{c.unit}: {c.meaning}")], ...) for c in COLUMNS},
+    quality=(Annotated[int, Field(strict=True, ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])], ...),
+    type=(Type, ...),
+)
+
+
+class ScoreRequest(Request):
+    """Wines to be scored, and by which model."""
+
+    rows: list[Row] = Field(min_length=1)  # type: ignore[valid-type]
+    model: Name = "champion"
+
+
+class ScoreView(BaseModel):
+    """What a model thinks of one wine."""
+
+    p_real: float = Field(description="calibrated: the share of real wines among as many real and generated ones that look like this")
+    predicted_quality: int
+
+
+class ScoreAnswer(BaseModel):
+    """One score per row, in the rows' order."""
+
+    model: str
+    rows: list[ScoreView]
+
+
+class JobView(BaseModel):
+    """A training job."""
+
+    id: str
+    state: jobs.State
+    stalled: bool = Field(description="its worker let the lease run out; another may take it over")
+    method: str
+    dataset: str
+    params: dict[str, Any]
+    seed: int
+    priority: int
+    promote: Promote
+    warnings: list[str]
+    progress: float = Field(ge=0, le=1)
+    stage: str | None
+    eta_s: float | None = Field(description="seconds left at the pace so far")
+    metrics: dict[str, float]
+    attempts: int
+    failures: int
+    worker: str | None
+    model_id: str | None
+    verdict: str | None = Field(description="whether the model became champion, and why")
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    last_progress_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> JobView:
+        """The job as a client sees it."""
+        return cls(
+            **{name: getattr(job, name) for name in cls.model_fields.keys() - {"dataset", "eta_s", "attempts"} if not name.endswith("_at")},
+            **{name: _time(getattr(job, name)) for name in ("created_at", "started_at", "last_progress_at", "finished_at")},
+            dataset=job.dataset_id,
+            attempts=job.attempt,
+            eta_s=_eta_s(job),
+        )
+
+
+class ModelView(BaseModel):
+    """A registered model."""
+
+    id: str
+    method: str
+    aliases: list[str]
+    dataset: str
+    job_id: str | None
+    created_at: datetime
+    sha256: str
+    size: int = Field(description="bytes of its bundle")
+    report: dict[str, Any]
+    lineage: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: Model) -> ModelView:
+        """The model as a client sees it."""
+        fields = {name: getattr(model, name) for name in ("id", "method", "job_id", "sha256", "size", "report", "lineage")}
+        return cls(**fields, aliases=list(model.aliases), dataset=model.dataset_id, created_at=_moment(model.created_at))
+
+
+class DatasetView(BaseModel):
+    """A stored dataset."""
+
+    id: str
+    name: str
+    source: str
+    synthetic: bool
+    rows: int
+    snapped: int = Field(description="values that were moved to the decimal grid when it came in")
+    sha256: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> DatasetView:
+        """The dataset as a client sees it."""
+        fields = {name: getattr(dataset, name) for name in ("id", "name", "source", "synthetic", "rows", "snapped", "sha256")}
+        return cls(**fields, created_at=_moment(dataset.created_at))
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else _moment(seconds)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _eta_s(job: Job) -> float | None:
+    if job.state != "running" or job.started_at is None or job.progress <= 0:
+        return None
+    return round((job.read_at - job.started_at) * (1 - job.progress) / job.progress, 1)

@@ -1,0 +1,157 @@
+"""The artifact that worker and app agree on: ONNX graphs, codec, calibration, report and lineage in one file.
+
+A bundle is an uncompressed zip of ``manifest.json`` and the parts it names, each with its SHA-256. Its bytes are a
+function of its content (fixed order and dates), and its first 16 hex digits of SHA-256 are the model's id: the same
+model has the same id wherever it is registered. Nothing in it is ever executed but by ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.errors import BundleInvalid
+from app.wine import NAMES
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+GENERATOR = "generator.onnx"  # latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]
+DISCRIMINATOR = "discriminator.onnx"  # fields (rows, 11), condition (rows, 8) -> logit (rows,)
+CLASSIFIER = "classifier.onnx"  # fields (rows, 11), condition (rows, 8) -> logits (rows, 11)
+CLASSIFIER_WEIGHTS = "classifier.safetensors"  # for a later training to start from
+MAX_BYTES = 256 * 2**20
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lineage(_Frozen):
+    """Where a model comes from: enough to train it again."""
+
+    dataset_id: str
+    dataset_sha256: str
+    dataset_synthetic: bool
+    params: dict[str, Any]
+    seed: int
+    job_id: str | None
+    classifier_model: str | None = Field(description="the registered classifier it started from; null where it trained its own")
+    warnings: list[str]
+    code_version: str
+    torch_version: str
+    device: str
+    train_rows: int
+    holdout_rows: int
+    train_wall_s: float = Field(description="seconds, since the last resume")
+    train_cpu_s: float
+
+
+class Calibration(_Frozen):
+    """p_real = 1 / (1 + exp(-(slope * logit + intercept))): the share of real ones among equally many of each."""
+
+    slope: float
+    intercept: float
+    rows: int
+    in_sample: bool
+
+
+class Measure(_Frozen):
+    """A metric between its floor (columns shuffled) and ceiling (real rows); ``spread`` is one standard deviation over repeats."""
+
+    value: float
+    spread: float
+    floor: float
+    ceiling: float
+
+
+class Report(_Frozen):
+    """What was measured of a model on the holdout; on the training rows themselves where ``in_sample``."""
+
+    in_sample: bool
+    rows: int
+    measures: dict[str, Measure]
+    notes: list[str]
+
+
+class Manifest(_Frozen):
+    """Everything about a model but its graphs."""
+
+    format: int
+    method: str
+    columns: list[str]
+    noise_layout: int
+    latent: int = Field(ge=0, description="latent dimensions of the generator; 0 where there is none")
+    labels: dict[str, dict[int, int]] = Field(description="training rows of each quality, by type")
+    codec: dict[str, Any]
+    calibration: Calibration | None
+    report: Report
+    lineage: Lineage
+    parts: dict[str, str] = Field(description="SHA-256 of each part")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle; ``id`` and ``sha256`` are those of its bytes."""
+
+    id: str
+    sha256: str
+    manifest: Manifest
+    parts: Mapping[str, bytes]
+
+
+def digest(part: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(part).hexdigest()
+
+
+def model_id(bundle: bytes) -> str:
+    """The id of the model that these bundle bytes are."""
+    return digest(bundle)[:16]
+
+
+def pack(manifest: Manifest, parts: Mapping[str, bytes]) -> bytes:
+    """The bytes of a bundle; the manifest's ``parts`` must be the digests of ``parts``."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(MANIFEST, _EPOCH), manifest.model_dump_json())
+        for name in sorted(parts):
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), parts[name])
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> Bundle:
+    """The bundle in these bytes; ``BundleInvalid`` says what is damaged, missing or too new."""
+    sha256 = digest(data)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise BundleInvalid(f"the bundle unpacks to more than {MAX_BYTES} bytes")
+            files = {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
+        raise BundleInvalid(f"the bundle's container is damaged: {error}") from error
+    manifest = _manifest(files.pop(MANIFEST, None))
+    if files.keys() != manifest.parts.keys():
+        raise BundleInvalid(f"expected the parts {sorted(manifest.parts)}, found {sorted(files)}")
+    for name, expected in manifest.parts.items():
+        if (found := digest(files[name])) != expected:
+            raise BundleInvalid(f"{name} is damaged: expected SHA-256 {expected}, found {found}")
+    return Bundle(sha256[:16], sha256, manifest, files)
+
+
+def _manifest(raw: bytes | None) -> Manifest:
+    if raw is None:
+        raise BundleInvalid(f"the bundle has no {MANIFEST}")
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        raise BundleInvalid(f"{MANIFEST} is damaged or of an unknown version: {error.error_count()} faults, first {error.errors()[0]}") from error
+    if manifest.format != FORMAT or manifest.columns != list(NAMES):
+        raise BundleInvalid(f"expected bundle format {FORMAT} with columns {list(NAMES)}, found format {manifest.format} with {manifest.columns}")
+    return manifest

@@ -1,0 +1,352 @@
+"""Rows <-> model space. Every measurement becomes a normal score within its type; integers in, integers out.
+
+Model space has eleven *fields*, the measurements with two exchanged for what is left once others are known: total SO2
+gives way to bound SO2 (total minus free, so free <= total by construction), density to its residual on the other ten
+(ridge regression on their quadratic features). Each field has a table per type: the values seen in training (ticks)
+and how often. The way in is the randomised rank transform u = F(x-) + V P(x), V uniform (Rueschendorf 2009); the way
+out a lookup: u picks a cell, the cell holds the value. *Recalibration* moves the borders of the cells so that what
+the generator actually emits has the marginals of the training rows.
+
+The *condition* that networks see beside the fields is eight numbers: six thermometer bits of the quality (>= 4 ... >= 9),
+the quality standardised, and the type as +-1.
+
+Only numpy, and the state is plain integers and floats: it travels in the manifest of a bundle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import BundleInvalid
+from app.wine import COLUMNS, DENSITY, FREE_SO2, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Ticks, Wines
+
+FIELDS = tuple({"total_sulfur_dioxide": "bound_sulfur_dioxide", "density": "density_residual"}.get(c.name, c.name) for c in COLUMNS)
+CELLS = 2**16  # resolution of u on the way out: 13 cells for one wine among 4,898
+EDGE_U = 1e-4  # u stays inside [EDGE_U, 1 - EDGE_U]: scores within +-3.72, as in training
+RIDGE = 3.0  # penalty on standardised quadratic features (R2 .91 red, .98 white)
+RESIDUAL_SCALE = 1000.0  # ticks of the residual per g/dm3
+DENSITY_PER_TICK = 1000.0 / COLUMNS[DENSITY].scale  # g/dm3
+OUTSIDE_SCORE = 6.0  # a scored value far outside of what training saw is clipped here
+
+CONDITION = 8  # numbers in a condition
+NEUTRAL_QUALITY = 6  # what the classifier sees in place of the score that it has to tell
+_QUALITY_MEAN, _QUALITY_STD = 5.8, 0.9  # of the UCI table
+_QUALITY_NUMBERS = np.array(
+    [[*(q >= bit for bit in range(4, 10)), (q - _QUALITY_MEAN) / _QUALITY_STD] for q in range(QUALITY_RANGE[1] + 1)], dtype=np.float32
+)  # (11, 7)
+
+Ints = NDArray[np.int64]
+
+
+def condition(quality: Ints, red: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The condition of each row, (rows, 8) float32, from scores (rows,) within 0..10 and types (rows,)."""
+    return np.column_stack([_QUALITY_NUMBERS[quality], np.where(red, np.float32(1), np.float32(-1))])
+
+
+def neutral_condition(red: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The condition with the score held at its neutral value, (rows, 8): what the classifier is given."""
+    return condition(np.full(len(red), NEUTRAL_QUALITY), red)
+
+
+@dataclass(frozen=True)
+class FieldTable:
+    """One field of one type: ``values`` (k,) ascending ticks, ``counts`` (k,) of training rows, ``ends`` (k,) cells.
+
+    On the way out value ``k`` holds the cells from ``ends[k-1]`` (0 at first) up to ``ends[k]``, which it leaves out.
+    """
+
+    values: Ints
+    counts: Ints
+    ends: Ints
+
+    def cdf(self) -> Floats:
+        """P(X <= value) for each value, (k,), the last exactly 1."""
+        total = np.cumsum(self.counts)
+        return np.asarray(total / total[-1])
+
+    def cells(self) -> NDArray[np.int32]:
+        """The value of every cell, (CELLS,)."""
+        return np.repeat(self.values, np.diff(self.ends, prepend=0)).astype(np.int32)
+
+    def intervals(self, values: Ints) -> tuple[Floats, Floats]:
+        """F(x-) and P(x) of values that training saw; both (rows,)."""
+        at = np.searchsorted(self.values, values)
+        cdf = self.cdf()
+        below = np.where(at > 0, cdf[at - 1], 0.0)
+        return below, cdf[at] - below
+
+    def scores(self, values: Floats) -> Floats:
+        """Normal scores (rows,) of any values: the middle rank where training saw the value, in between interpolated.
+
+        Outside the range the score goes on with the slope of the whole range, so that a wine that is twice too strong
+        does not look like the strongest one seen.
+        """
+        cdf = self.cdf()
+        middle = np.clip((cdf + np.r_[0.0, cdf[:-1]]) / 2, EDGE_U, 1 - EDGE_U)
+        normal = NormalDist()
+        known = np.array([normal.inv_cdf(u) for u in middle])
+        low, high = self.values[0], self.values[-1]
+        slope = (known[-1] - known[0]) / max(high - low, 1)
+        over = np.maximum(values - high, 0) + np.minimum(values - low, 0)
+        return np.asarray(np.interp(values, self.values, known) + slope * over)
+
+
+@dataclass(frozen=True)
+class DensityModel:
+    """Density (g/dm3) of one type from its other ten fields: standardise, square, standardise, one dot product."""
+
+    mean: Floats  # (10,)
+    std: Floats  # (10,)
+    feature_mean: Floats  # (65,)
+    feature_std: Floats  # (65,)
+    weights: Floats  # (65,)
+    intercept: float
+
+    def predict(self, others: Floats) -> Floats:
+        """g/dm3, (rows,), from the other ten fields in ticks, (rows, 10)."""
+        features = _quadratic((others - self.mean) / self.std)  # (rows, 65)
+        return np.asarray((features - self.feature_mean) / self.feature_std @ self.weights + self.intercept)
+
+
+@dataclass(frozen=True)
+class DensityGrid:
+    """The last step of density: a composed value (g/dm3) between ``low`` and ``high`` picks a cell of ``table``."""
+
+    low: float
+    high: float
+    table: FieldTable
+
+    def cell(self, composed: Floats) -> NDArray[np.int32]:
+        """The cell of each composed density, (rows,), ends clipped."""
+        at = (composed - self.low) * (CELLS / (self.high - self.low))
+        return np.clip(at, 0, CELLS - 1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class TypeCodec:
+    """Everything that one type (white or red) needs: eleven field tables, and density's two stages."""
+
+    fields: tuple[FieldTable, ...]
+    density: DensityModel
+    grid: DensityGrid
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The codec of a model: one ``TypeCodec`` per entry of ``TYPES``; None for a type that training did not hold."""
+
+    types: tuple[TypeCodec | None, ...]
+
+    def intervals(self, wines: Wines) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """F(x-) and P(x) of training rows in every field, each (rows, 11) float32."""
+        below = np.zeros((len(wines), len(FIELDS)), dtype=np.float32)
+        width = np.zeros_like(below)
+        for codec, rows in self._each(wines.red):
+            fields = _to_fields(wines.ticks[rows], codec.density)
+            for j, table in enumerate(codec.fields):
+                below[rows, j], width[rows, j] = table.intervals(fields[:, j])
+        return below, width
+
+    def scores(self, wines: Wines) -> NDArray[np.float32]:
+        """Normal scores (rows, 11) float32 of any wines of types that training held, deterministic."""
+        scores = np.zeros((len(wines), len(FIELDS)), dtype=np.float32)
+        for codec, rows in self._each(wines.red):
+            fields = _to_fields(wines.ticks[rows], codec.density).astype(np.float64)
+            for j, table in enumerate(codec.fields):
+                scores[rows, j] = np.clip(table.scores(fields[:, j]), -OUTSIDE_SCORE, OUTSIDE_SCORE)
+        return scores
+
+    def recalibrated(self, u: Floats, red: NDArray[np.bool_]) -> Codec:
+        """The codec whose outputs have the training marginals when fed by whatever made ``u``, (rows, 11) in [0, 1]."""
+        types = [codec and _recalibrate(codec, u[red == bool(t)]) for t, codec in enumerate(self.types)]
+        return Codec(tuple(types))
+
+    def _each(self, red: NDArray[np.bool_]) -> list[tuple[TypeCodec, NDArray[np.bool_]]]:
+        """The codec of each type that occurs in ``red``, with the mask of its rows."""
+        present = []
+        for t, codec in enumerate(self.types):
+            rows = red == bool(t)
+            if not rows.any():
+                continue
+            if codec is None:
+                raise ValueError(f"{int(rows.sum())} rows are {TYPES[t]}, and this codec was fitted without any")
+            present.append((codec, rows))
+        return present
+
+
+class Decoder:
+    """The way out, made fast: tables spread over their cells once, then every block is gathers and one dot product.
+
+    >>> Decoder(codec)(u, red)  # doctest: +SKIP
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        known = [t for t in codec.types if t is not None]
+        self._types = [t if t is not None else known[0] for t in codec.types]  # an absent type is never asked for
+        self._fields = np.stack([[f.cells() for f in t.fields] for t in self._types], axis=1)  # (11, types, CELLS)
+        self._density = np.stack([t.grid.table.cells() for t in self._types])  # (types, CELLS)
+
+    def __call__(self, u: NDArray[np.float32], red: NDArray[np.bool_]) -> Ticks:
+        """Ticks (rows, 11) on the grid, from ``u`` (rows, 11) in [0, 1] and ``red`` (rows,).
+
+        Same shapes in, same bits out: both types are computed for all rows and then chosen between, so that the
+        arithmetic of a row does not depend on the types of its neighbours.
+        """
+        cell = np.minimum(u * np.float32(CELLS), np.float32(CELLS - 1)).astype(np.int32)  # (rows, 11)
+        at = cell + red[:, None].astype(np.int32) * CELLS
+        fields = np.empty(u.shape, dtype=np.int32)
+        for j, table in enumerate(self._fields):
+            fields[:, j] = table.reshape(-1).take(at[:, j])
+        composed = _compose(fields, self._types[0].density), _compose(fields, self._types[1].density)
+        white, is_red = self._types[0].grid.cell(composed[0]), self._types[1].grid.cell(composed[1]) + CELLS
+        ticks = fields
+        ticks[:, DENSITY] = self._density.reshape(-1).take(np.where(red, is_red, white))
+        ticks[:, TOTAL_SO2] += ticks[:, FREE_SO2]
+        return ticks
+
+
+def fit(wines: Wines) -> Codec:
+    """The codec of these training rows; needs at least two rows of each type that occurs.
+
+    Before ``recalibrated`` its cells assume that u is uniform.
+    """
+    types = []
+    for t in range(len(TYPES)):
+        rows = wines.take(wines.red == bool(t))
+        types.append(_fit_type(rows.ticks) if len(rows) else None)
+    return Codec(tuple(types))
+
+
+def _fit_type(ticks: Ticks) -> TypeCodec:
+    density = _fit_density(ticks)
+    fields = _to_fields(ticks, density)
+    tables = tuple(_table(fields[:, j]) for j in range(len(FIELDS)))
+    observed = _table(ticks[:, DENSITY].astype(np.int64))
+    return TypeCodec(tables, density, _grid(_compose(fields, density), observed))
+
+
+def _table(values: Ints) -> FieldTable:
+    unique, counts = np.unique(values, return_counts=True)
+    return FieldTable(unique, counts, _ends(np.cumsum(counts) / len(values)))
+
+
+def _ends(u: Floats) -> Ints:
+    """Cell borders at these non-decreasing places of [0, 1]; the last is the end of the last cell."""
+    ends = np.rint(u * CELLS).astype(np.int64)
+    ends[-1] = CELLS
+    return ends
+
+
+def _grid(composed: Floats, observed: FieldTable) -> DensityGrid:
+    """The monotone step function that gives ``composed`` densities the distribution of the observed ones."""
+    low, high = float(composed.min()), float(composed.max())
+    high = high if high > low else low + 1.0
+    borders = np.quantile(composed, observed.cdf())
+    return DensityGrid(low, high, replace(observed, ends=_ends((borders - low) / (high - low))))
+
+
+def _recalibrate(codec: TypeCodec, u: Floats) -> TypeCodec:
+    tables = tuple(replace(f, ends=_ends(np.quantile(u[:, j], f.cdf()))) for j, f in enumerate(codec.fields))
+    cell = np.minimum(u * CELLS, CELLS - 1).astype(np.int32)
+    fields = np.stack([f.cells()[cell[:, j]] for j, f in enumerate(tables)], axis=1)
+    return TypeCodec(tables, codec.density, _grid(_compose(fields, codec.density), codec.grid.table))
+
+
+def _fit_density(ticks: Ticks) -> DensityModel:
+    others = _others(_swap_bound(ticks))
+    target = ticks[:, DENSITY] * DENSITY_PER_TICK
+    mean, std = others.mean(0), _spread(others)
+    features = _quadratic((others - mean) / std)
+    feature_mean, feature_std = features.mean(0), _spread(features)
+    x = (features - feature_mean) / feature_std
+    weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (target - target.mean()))
+    return DensityModel(mean, std, feature_mean, feature_std, weights, float(target.mean()))
+
+
+def _spread(columns: Floats) -> Floats:
+    """The standard deviation of each column, 1 where it is constant."""
+    std = columns.std(0)
+    return np.where(std > 0, std, 1.0)
+
+
+def _to_fields(ticks: Ticks, density: DensityModel) -> Ints:
+    """Rows in ticks, (rows, 11), as fields in ticks, (rows, 11)."""
+    fields = _swap_bound(ticks)
+    residual = ticks[:, DENSITY] * DENSITY_PER_TICK - density.predict(_others(fields))
+    fields[:, DENSITY] = np.rint(residual * RESIDUAL_SCALE)
+    return fields
+
+
+def _compose(fields: NDArray[Any], density: DensityModel) -> Floats:
+    """Density in g/dm3, (rows,), of rows given as fields."""
+    return density.predict(_others(fields)) + fields[:, DENSITY] / RESIDUAL_SCALE
+
+
+def _swap_bound(ticks: Ticks) -> Ints:
+    fields = ticks.astype(np.int64)
+    fields[:, TOTAL_SO2] -= fields[:, FREE_SO2]
+    return fields
+
+
+def _others(fields: NDArray[Any]) -> Floats:
+    """The fields that density is predicted from, (rows, 10) float64."""
+    return np.delete(fields, DENSITY, axis=1).astype(np.float64)
+
+
+_PAIRS = np.triu_indices(len(FIELDS) - 1)
+
+
+def _quadratic(x: Floats) -> Floats:
+    """x and every product of two of its columns: (rows, 10) -> (rows, 65)."""
+    return np.concatenate([x, x[:, _PAIRS[0]] * x[:, _PAIRS[1]]], axis=1)
+
+
+def to_state(codec: Codec) -> dict[str, Any]:
+    """The codec as plain JSON values; ``from_state`` is its inverse, bit for bit."""
+    return {TYPES[t]: _type_state(c) for t, c in enumerate(codec.types) if c is not None}
+
+
+def from_state(state: dict[str, Any]) -> Codec:
+    """The codec that ``to_state`` wrote; ``BundleInvalid`` if a part is missing or of another shape."""
+    try:
+        return Codec(tuple(_type_from(state[name]) if name in state else None for name in TYPES))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleInvalid(f"the manifest's codec is damaged: {error!r}") from error
+
+
+def _table_state(table: FieldTable) -> dict[str, Any]:
+    return {"values": table.values.tolist(), "counts": table.counts.tolist(), "ends": table.ends.tolist()}
+
+
+def _table_from(state: dict[str, Any]) -> FieldTable:
+    table = FieldTable(*(np.array(state[k], dtype=np.int64) for k in ("values", "counts", "ends")))
+    whole = len(table.values) == len(table.counts) == len(table.ends) > 0 and table.ends[-1] == CELLS
+    if not whole or (np.diff(table.ends, prepend=0) < 0).any():
+        raise ValueError(f"expected as many values, counts and rising ends, the last {CELLS}")
+    return table
+
+
+_DENSITY_ARRAYS = ("mean", "std", "feature_mean", "feature_std", "weights")
+
+
+def _type_state(codec: TypeCodec) -> dict[str, Any]:
+    density: dict[str, Any] = {name: getattr(codec.density, name).tolist() for name in _DENSITY_ARRAYS}
+    return {
+        "fields": {name: _table_state(f) for name, f in zip(FIELDS, codec.fields, strict=True)},
+        "density": density | {"intercept": codec.density.intercept},
+        "grid": {"low": codec.grid.low, "high": codec.grid.high, **_table_state(codec.grid.table)},
+    }
+
+
+def _type_from(state: dict[str, Any]) -> TypeCodec:
+    density, grid = state["density"], state["grid"]
+    return TypeCodec(
+        tuple(_table_from(state["fields"][name]) for name in FIELDS),
+        DensityModel(**{k: np.array(density[k], dtype=np.float64) for k in _DENSITY_ARRAYS}, intercept=float(density["intercept"])),
+        DensityGrid(float(grid["low"]), float(grid["high"]), _table_from(grid)),
+    )

@@ -1,0 +1,184 @@
+"""The database: engine, transactions, tables. SQLite and PostgreSQL behave alike from here on.
+
+Two rules hold everywhere. Time is the database's clock (``now()``), never a machine's. And a transaction that may
+write says so when it begins: SQLite then takes its write lock at once and cannot fail half-way for want of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from app.errors import DatabaseNotReady
+
+BUSY_TIMEOUT_S = 30  # how long a SQLite writer waits for another
+POOL_RECYCLE_S = 1800
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+datasets = sa.Table(
+    "datasets",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("source", sa.String(16), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("synthetic", sa.Boolean, nullable=False),
+    sa.Column("snapped", sa.Integer, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("method", sa.String(32), nullable=False),
+    sa.Column("dataset_id", sa.String(64), sa.ForeignKey("datasets.id"), nullable=False),
+    sa.Column("params", sa.JSON, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("promote", sa.String(16), nullable=False),
+    sa.Column("warnings", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),  # the fencing token: each claim raises it
+    sa.Column("failures", sa.Integer, nullable=False),  # the retry budget spent
+    sa.Column("worker", sa.String(128)),
+    sa.Column("lease_expires_at", sa.Double),
+    sa.Column("run_after", sa.Double, nullable=False),
+    sa.Column("progress", sa.Double, nullable=False),
+    sa.Column("stage", sa.String(64)),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.Column("model_id", sa.String(32)),
+    sa.Column("verdict", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("last_progress_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.CheckConstraint("state IN ('queued','running','succeeded','failed','cancelling','cancelled')", name="state"),
+)
+sa.Index(
+    "ix_jobs_open",
+    jobs.c.priority.desc(),
+    jobs.c.created_at,
+    postgresql_where=jobs.c.state.in_(("queued", "running", "cancelling")),
+    sqlite_where=jobs.c.state.in_(("queued", "running", "cancelling")),
+)
+sa.Index("ix_jobs_created_at", jobs.c.created_at.desc())
+
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),  # counts within the attempt
+    sa.Column("state", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.id"), unique=True),  # null: shipped with the package
+    sa.Column("method", sa.String(32), nullable=False),
+    sa.Column("dataset_id", sa.String(64), nullable=False),  # lineage: the dataset itself need not be here
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("bundle", sa.LargeBinary, nullable=False),
+    sa.Column("report", sa.JSON, nullable=False),
+    sa.Column("lineage", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
+aliases = sa.Table(
+    "aliases",
+    metadata,
+    sa.Column("alias", sa.String(64), primary_key=True),
+    sa.Column("model_id", sa.String(32), sa.ForeignKey("models.id"), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("changed_at", sa.Double, nullable=False),
+)
+
+
+class now(FunctionElement[float]):  # noqa: N801 - it reads as the SQL function it is
+    """Seconds since 1970 on the database's clock, fractions included."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: Any, **options: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+class Database:
+    """One engine; ``read()`` and ``write()`` give a connection inside a transaction that commits at the end."""
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.make_url(url)
+        self._engine = _sqlite(self.url) if self.url.get_backend_name() == "sqlite" else _postgresql(self.url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that writes: on SQLite it holds the one write lock from its start."""
+        with self._engine.connect().execution_options(cuvee_write=True) as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Closes every pooled connection."""
+        self._engine.dispose()
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    if url.database in (None, "", ":memory:"):
+        raise DatabaseNotReady("API and worker meet in the database, so it must be a file: expected sqlite:///path/to/cuvee.db")
+    Path(url.database or "").expanduser().parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver's own implicit BEGIN comes too late for a write lock
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("cuvee_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() != "postgresql":
+        raise DatabaseNotReady(f"CUVEE_DATABASE_URL: expected sqlite:///file or postgresql://..., found {url.drivername}://")
+    return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=POOL_RECYCLE_S)

@@ -1,0 +1,270 @@
+"""The queue: the jobs table and the few statements that make it safe. Every function runs in its caller's transaction.
+
+Two numbers keep a job right. ``attempt`` is the fencing token: each claim raises it, and every write of a worker
+carries ``WHERE state = 'running' AND attempt = :mine``, so whoever lost the lease can write nothing. ``failures`` is
+the retry budget: a crash spends it, a released job (SIGTERM, a deploy) does not.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from app.db import checkpoints, jobs, now
+from app.errors import Conflict, LeaseLost, NotFound
+
+MAX_FAILURES = 3  # attempts that may crash before the job is given up
+BACKOFF_S = 5.0  # before the first retry; doubles
+KEEP_CHECKPOINTS = 2
+OPEN = ("queued", "running", "cancelling")
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
+Promote = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``enqueue`` is asked for; ``params`` are complete and valid already."""
+
+    method: str
+    dataset_id: str
+    params: dict[str, Any]
+    seed: int
+    priority: int = 0
+    promote: Promote = "auto"
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on a job: its id, and the attempt that this right is for."""
+
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it was when it was read; times are seconds since 1970 on the database's clock."""
+
+    id: str
+    method: str
+    dataset_id: str
+    params: dict[str, Any]
+    seed: int
+    priority: int
+    promote: Promote
+    warnings: list[str]
+    state: State
+    attempt: int
+    failures: int
+    worker: str | None
+    lease_expires_at: float | None
+    run_after: float
+    progress: float
+    stage: str | None
+    metrics: dict[str, float]
+    model_id: str | None
+    verdict: str | None
+    error: str | None
+    created_at: float
+    started_at: float | None
+    last_progress_at: float | None
+    finished_at: float | None
+    read_at: float
+
+    @property
+    def lease(self) -> Lease:
+        """The lease of the attempt under way."""
+        return Lease(self.id, self.attempt)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether its worker has let the lease run out, so that any other may take it over."""
+        return self.state in ("running", "cancelling") and (self.lease_expires_at or 0.0) < self.read_at
+
+
+_COLUMNS = (*jobs.c, now().label("read_at"))
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(**row._mapping)
+
+
+def enqueue(tx: Connection, request: Request) -> Job:
+    """The new job, queued."""
+    values = {
+        "id": secrets.token_hex(8),
+        "method": request.method,
+        "dataset_id": request.dataset_id,
+        "params": request.params,
+        "seed": request.seed,
+        "priority": request.priority,
+        "promote": request.promote,
+        "warnings": list(request.warnings),
+        "state": "queued",
+        "attempt": 0,
+        "failures": 0,
+        "progress": 0.0,
+        "metrics": {},
+        "run_after": now(),
+        "created_at": now(),
+    }
+    return _job(tx.execute(sa.insert(jobs).values(values).returning(*_COLUMNS)).one())
+
+
+def get(tx: Connection, job_id: str) -> Job:
+    """The job; ``NotFound`` if there is none of that id."""
+    row = tx.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"no job has the id {job_id!r}; GET /jobs lists them")
+    return _job(row)
+
+
+def page(tx: Connection, *, state: State | None, limit: int, offset: int) -> list[Job]:
+    """Jobs, newest first; those in ``state`` only, where one is given."""
+    query = sa.select(*_COLUMNS).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit).offset(offset)
+    if state is not None:
+        query = query.where(jobs.c.state == state)
+    return [_job(row) for row in tx.execute(query)]
+
+
+def claim(tx: Connection, *, worker: str, lease_s: float) -> Job | None:
+    """The most urgent job that is ready, now leased to ``worker``; None if there is none.
+
+    Ready is queued and due, or running under a lease that ran out: taking that over spends one failure, for a job
+    that kills its workers must come to an end.
+    """
+    due = sa.and_(jobs.c.state == "queued", jobs.c.run_after <= now())
+    abandoned = sa.and_(jobs.c.state == "running", jobs.c.lease_expires_at < now(), jobs.c.failures + 1 < MAX_FAILURES)
+    ready = sa.or_(due, abandoned)
+    first = sa.select(jobs.c.id).where(ready).order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id).limit(1)
+    statement = (
+        sa.update(jobs)
+        # a scalar subquery with "=": with IN, PostgreSQL may run it once a row and lock more than one
+        .where(jobs.c.id == first.with_for_update(skip_locked=True).scalar_subquery(), ready)
+        .values(
+            state="running",
+            attempt=jobs.c.attempt + 1,
+            failures=sa.case((jobs.c.state == "running", jobs.c.failures + 1), else_=jobs.c.failures),
+            worker=worker,
+            lease_expires_at=now() + lease_s,
+            started_at=sa.func.coalesce(jobs.c.started_at, now()),
+            last_progress_at=now(),
+        )
+        .returning(*_COLUMNS)
+    )
+    row = tx.execute(statement).one_or_none()
+    return None if row is None else _job(row)
+
+
+def holds(tx: Connection, lease: Lease) -> bool:
+    """Whether the lease is still good: the job runs, and on this attempt. A read; false also once it is cancelled."""
+    return tx.execute(sa.select(jobs.c.id).where(*_fence(lease))).one_or_none() is not None
+
+
+def renew(tx: Connection, lease: Lease, *, lease_s: float) -> None:
+    """Prolongs the lease; ``LeaseLost`` if it is another's now or the job was cancelled."""
+    _fenced(tx, lease, lease_expires_at=now() + lease_s)
+
+
+def report(tx: Connection, lease: Lease, *, lease_s: float, progress: float, stage: str, metrics: dict[str, float]) -> None:
+    """Records progress (0 to 1) and prolongs the lease; ``LeaseLost`` as ``renew``."""
+    _fenced(tx, lease, lease_expires_at=now() + lease_s, last_progress_at=now(), progress=progress, stage=stage, metrics=metrics)
+
+
+def save_checkpoint(tx: Connection, lease: Lease, *, number: int, state: bytes) -> None:
+    """Keeps the state for whoever resumes the job, and the one before it; ``LeaseLost`` as ``renew``."""
+    _fenced(tx, lease, last_progress_at=now())
+    tx.execute(sa.insert(checkpoints).values(job_id=lease.job_id, attempt=lease.attempt, number=number, state=state, created_at=now()))
+    newest = _newest(lease.job_id).with_only_columns(checkpoints.c.attempt, checkpoints.c.number).limit(KEEP_CHECKPOINTS)
+    keep = tx.execute(newest).all()
+    kept = sa.or_(*(sa.and_(checkpoints.c.attempt == a, checkpoints.c.number == n) for a, n in keep))
+    tx.execute(sa.delete(checkpoints).where(checkpoints.c.job_id == lease.job_id, ~kept))
+
+
+def last_checkpoint(tx: Connection, job_id: str) -> bytes | None:
+    """The newest state of the job, None if none was kept."""
+    state: bytes | None = tx.execute(_newest(job_id).with_only_columns(checkpoints.c.state).limit(1)).scalar_one_or_none()
+    return state
+
+
+def finish(tx: Connection, lease: Lease, *, model_id: str, verdict: str) -> None:
+    """Ends the job as succeeded and drops its checkpoints; the model goes into the registry in the same transaction."""
+    _fenced(tx, lease, state="succeeded", progress=1.0, stage=None, model_id=model_id, verdict=verdict, error=None, finished_at=now(), lease_expires_at=None)
+    tx.execute(sa.delete(checkpoints).where(checkpoints.c.job_id == lease.job_id))
+
+
+def fail(tx: Connection, lease: Lease, *, error: str, retry: bool) -> None:
+    """Spends one failure: queued again after a pause if ``retry`` and the budget allows it, failed for good otherwise."""
+    again = sa.and_(sa.literal(retry), jobs.c.failures + 1 < MAX_FAILURES)
+    _fenced(
+        tx,
+        lease,
+        state=sa.case((again, "queued"), else_="failed"),
+        failures=jobs.c.failures + 1,
+        run_after=now() + BACKOFF_S * sa.func.power(2.0, jobs.c.failures),
+        finished_at=sa.case((again, sa.null()), else_=now()),
+        error=error,
+        lease_expires_at=None,
+        worker=None,
+    )
+
+
+def release(tx: Connection, lease: Lease) -> None:
+    """Gives the job back at no cost: the next worker goes on from its last checkpoint."""
+    _fenced(tx, lease, state="queued", run_after=now(), lease_expires_at=None, worker=None)
+
+
+def cancel(tx: Connection, job_id: str) -> Job:
+    """The job: cancelled at once if it was queued, ``cancelling`` while a worker must still let go.
+
+    Cancelling a job that is being cancelled changes nothing; ``Conflict`` if it is over, ``NotFound`` as ``get``.
+    """
+    cancelled = sa.case((jobs.c.state == "queued", "cancelled"), else_="cancelling")
+    finished = sa.case((jobs.c.state == "queued", now()), else_=sa.null())
+    statement = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN)).values(state=cancelled, finished_at=finished)
+    row = tx.execute(statement.returning(*_COLUMNS)).one_or_none()
+    if row is not None:
+        return _job(row)
+    job = get(tx, job_id)
+    raise Conflict(f"job {job_id} is {job.state} already: only a queued or running job can be cancelled")
+
+
+def confirm_cancel(tx: Connection, lease: Lease) -> bool:
+    """Ends a cancelling job whose worker has let go; false if it is not this attempt's to end."""
+    mine = (jobs.c.id == lease.job_id, jobs.c.state == "cancelling", jobs.c.attempt == lease.attempt)
+    ended = tx.execute(sa.update(jobs).where(*mine).values(state="cancelled", finished_at=now(), lease_expires_at=None, worker=None))
+    return ended.rowcount == 1
+
+
+def reap(tx: Connection) -> int:
+    """How many jobs it ended whose worker is gone: cancelling ones, and running ones without failures left.
+
+    Any process may call it at any time; running abandoned jobs that may be tried again are left to ``claim``.
+    """
+    gone = jobs.c.lease_expires_at < now()
+    over = {"finished_at": now(), "lease_expires_at": None, "worker": None}
+    cancelled = tx.execute(sa.update(jobs).where(jobs.c.state == "cancelling", gone).values(state="cancelled", **over))
+    spent = sa.and_(jobs.c.state == "running", gone, jobs.c.failures + 1 >= MAX_FAILURES)
+    error = f"its worker disappeared, the last of {MAX_FAILURES} attempts that crashed (out of memory, or the machine went away)"
+    failed = tx.execute(sa.update(jobs).where(spent).values(state="failed", failures=jobs.c.failures + 1, error=error, **over))
+    return cancelled.rowcount + failed.rowcount
+
+
+def _fence(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
+    return jobs.c.id == lease.job_id, jobs.c.state == "running", jobs.c.attempt == lease.attempt
+
+
+def _fenced(tx: Connection, lease: Lease, **values: Any) -> None:
+    if tx.execute(sa.update(jobs).where(*_fence(lease)).values(**values)).rowcount != 1:
+        raise LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: it was cancelled, or its lease ran out and another worker has it")
+
+
+def _newest(job_id: str) -> sa.Select[Any]:
+    order = checkpoints.c.attempt.desc(), checkpoints.c.number.desc()
+    return sa.select(checkpoints).where(checkpoints.c.job_id == job_id).order_by(*order)

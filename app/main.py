@@ -1,0 +1,58 @@
+"""The composition root of the API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from app import __version__, migrations
+from app.api import datasets, health, jobs, models, problems, samples, scores
+from app.api.bodies import BodyLimit
+from app.api.services import Services
+from app.cellar import Cellar
+from app.db import Database
+from app.errors import CuveeError
+from app.settings import Settings, read_settings
+
+SUMMARY = "Synthetic wine: train a GAN on the UCI wine-quality data, pour rows from it, score rows with it."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API on one database, whose schema must be there; ``DatabaseNotReady`` when it starts, if it is not."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        db = Database(settings.database_url)
+        migrations.check(db)
+        with ThreadPoolExecutor(1, thread_name_prefix="pouring") as pouring:
+            app.state.services = Services(settings, db, Cellar(db), pouring)
+            yield
+        db.close()
+
+    app = FastAPI(title="Cuvée", summary=SUMMARY, version=__version__, lifespan=lifespan, responses={"4XX": {"model": problems.Problem}})
+    app.add_middleware(BodyLimit, limit=settings.max_upload_bytes)
+    problems.install(app)
+    for noun in (samples, scores, jobs, models, datasets, health):
+        app.include_router(noun.router)
+    return app
+
+
+def main() -> int:
+    """Serves until it is stopped; exit status 1 with a message if it can't start."""
+    try:
+        settings = read_settings()
+        migrations.check(Database(settings.database_url))
+    except CuveeError as error:
+        print(f"cuvee api: {error.detail}", file=sys.stderr)
+        return 1
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

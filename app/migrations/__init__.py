@@ -1,0 +1,41 @@
+"""The schema's revisions, and the way to the newest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from app.db import Database
+from app.errors import DatabaseNotReady
+
+
+def upgrade(db: Database, revision: str = "head") -> None:
+    """Brings the schema to ``revision``; on a schema that is there already it does nothing."""
+    command.upgrade(_config(db), revision)
+
+
+def downgrade(db: Database, revision: str) -> None:
+    """Takes the schema back to ``revision`` (``base``: no tables at all)."""
+    command.downgrade(_config(db), revision)
+
+
+def check(db: Database) -> None:
+    """``DatabaseNotReady`` unless the schema is the one that this version needs."""
+    expected = ScriptDirectory.from_config(_config(db)).get_current_head()
+    with db.read() as tx:
+        found = MigrationContext.configure(tx).get_current_revision()
+    if found != expected:
+        raise DatabaseNotReady(
+            f"expected schema revision {expected}, found {found or 'an empty database'}; run `cuvee migrate` with the same CUVEE_DATABASE_URL"
+        )
+
+
+def _config(db: Database) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["database"] = db
+    return config

@@ -1,0 +1,78 @@
+"""What ``POST /train`` accepts for each method: names, ranges, presets. The worker trains from exactly these values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.errors import Fault, InvalidInput
+from app.faults import faults_of
+
+
+class Params(BaseModel):
+    """What every method takes beside its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    preset: Literal["quick", "default"] = Field("default", description="starting values; whatever else is given replaces its part of them")
+    holdout: float = Field(0.2, ge=0, le=0.5, description="share of rows that training never sees; 0 makes the report in-sample")
+    split_seed: int = Field(0, ge=0, lt=2**32, description="which rows the holdout gets")
+
+
+class TrunkParams(Params):
+    """The shape of the network that is both the classifier and, slightly changed, the discriminator."""
+
+    channels: int = Field(32, ge=4, le=256, description="channels of a token")
+    blocks: int = Field(2, ge=1, le=8, description="residual convolution blocks")
+    hidden: int = Field(256, ge=8, le=2048, description="width of the dense layers")
+    classifier_steps: int = Field(600, ge=0, le=100_000, description="Adam steps of the classifier")
+    classifier_lr: float = Field(1e-3, gt=0, le=0.1, description="its learning rate")
+    batch: int = Field(256, ge=8, le=65_536, description="rows in a step")
+
+
+class ClassifierParams(TrunkParams):
+    """``classifier``: the quality of a wine from its measurements and type."""
+
+
+class GanParams(TrunkParams):
+    """``gan``: a convolutional generator against the classifier turned discriminator."""
+
+    classifier: str | None = Field(None, max_length=64, description="model id or alias to take the classifier from; null trains one first")
+    loss: Literal["r3gan", "ns", "wgan-gp"] = Field(
+        "r3gan", description="r3gan: relativistic pairing with R1 and R2; ns: the traditional non-saturating loss; wgan-gp: Wasserstein with gradient penalty"
+    )
+    steps: int = Field(7000, ge=1, le=1_000_000, description="steps of each of the two networks")
+    lr: float = Field(2e-3, gt=0, le=0.1, description="peak learning rate of both")
+    warmup: int = Field(100, ge=0, le=100_000, description="steps until the peak")
+    latent: int = Field(32, ge=16, le=256, multiple_of=16, description="latent dimensions")
+    gamma: float = Field(0.3, ge=0, le=100, description="weight of R1 + R2 (r3gan); 0 leaves them out")
+    penalty: float = Field(10.0, ge=0, le=1000, description="weight of the gradient penalty (wgan-gp)")
+    penalty_every: int = Field(3, ge=1, le=100, description="steps between two gradient penalties, each weighted by as much")
+    noise: float = Field(0.2, ge=0, le=2, description="instance noise at the start, on real and generated rows alike")
+    noise_until: float = Field(0.7, ge=0, le=1, description="share of the steps after which that noise is gone")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged generator that is served")
+    recalibrate: bool = Field(True, description="give the generated rows the marginals of the training rows")
+
+
+METHODS: dict[str, type[Params]] = {"gan": GanParams, "classifier": ClassifierParams}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "gan": {"default": {}, "quick": {"steps": 750, "classifier_steps": 200}},
+    "classifier": {"default": {}, "quick": {"classifier_steps": 200}},
+}
+
+
+def resolve(method: str, given: dict[str, Any]) -> Params:
+    """The complete params of a job: what was given over its preset over the defaults.
+
+    ``InvalidInput`` names each unknown name and each value out of range, with what was expected.
+    """
+    if method not in METHODS:
+        detail = f"there is no method {method!r}"
+        raise InvalidInput(detail, [Fault("/body/method", detail, expected=" or ".join(METHODS), found=method)])
+    preset = given.get("preset", "default")
+    values = PRESETS[method].get(preset, {}) if isinstance(preset, str) else {}
+    try:
+        return METHODS[method].model_validate(values | given)
+    except ValidationError as error:
+        raise InvalidInput(f"the params of method {method!r} are not usable", faults_of(error.errors(), at=("body", "params"))) from error

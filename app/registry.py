@@ -1,0 +1,156 @@
+"""The model registry: bundles as rows, and the aliases that point to them. Functions run in their caller's transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from app.bundle import Bundle, unpack
+from app.db import aliases, models, now
+from app.errors import NotFound
+from app.jobs import Promote
+
+CHAMPION = "champion"
+GATE = "c2st"  # the metric that a challenger must lower, beyond its spread
+STARTER = "starter.cuvee"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered model without its bytes; ``created_at`` in seconds since 1970 on the database's clock."""
+
+    id: str
+    job_id: str | None
+    method: str
+    dataset_id: str
+    sha256: str
+    size: int
+    report: dict[str, Any]
+    lineage: dict[str, Any]
+    created_at: float
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a finished model becomes the champion, and why in words."""
+
+    promote: bool
+    reason: str
+
+
+_HEAD = (*(c for c in models.c if c.name != "bundle"), sa.func.length(models.c.bundle).label("size"))
+
+
+def publish(tx: Connection, bundle: Bundle, data: bytes, *, job_id: str | None) -> None:
+    """Registers a bundle under its own id; a job registers one model at most (``IntegrityError`` on the second)."""
+    values = {
+        "id": bundle.id,
+        "job_id": job_id,
+        "method": bundle.manifest.method,
+        "dataset_id": bundle.manifest.lineage.dataset_id,
+        "sha256": bundle.sha256,
+        "bundle": data,
+        "report": bundle.manifest.report.model_dump(),
+        "lineage": bundle.manifest.lineage.model_dump(),
+        "created_at": now(),
+    }
+    tx.execute(sa.insert(models).values(values))
+
+
+def resolve(tx: Connection, name: str) -> str:
+    """The id of the model that ``name``, an alias or an id, stands for; ``NotFound`` if nothing does."""
+    alias = tx.execute(sa.select(aliases.c.model_id).where(aliases.c.alias == name)).scalar_one_or_none()
+    known = alias or tx.execute(sa.select(models.c.id).where(models.c.id == name)).scalar_one_or_none()
+    if known is None:
+        raise NotFound(f"no model or alias is called {name!r}; GET /models lists them")
+    return str(known)
+
+
+def get(tx: Connection, name: str) -> Model:
+    """The model that ``name``, an alias or an id, stands for; ``NotFound`` if nothing does."""
+    row = tx.execute(sa.select(*_HEAD).where(models.c.id == resolve(tx, name))).one()
+    return _model(row, _aliases_of(tx, [row.id]))
+
+
+def page(tx: Connection, *, limit: int, offset: int) -> list[Model]:
+    """Models, newest first."""
+    rows = tx.execute(sa.select(*_HEAD).order_by(models.c.created_at.desc(), models.c.id).limit(limit).offset(offset)).all()
+    names = _aliases_of(tx, [row.id for row in rows])
+    return [_model(row, names) for row in rows]
+
+
+def load(tx: Connection, model_id: str) -> Bundle:
+    """The verified bundle of a model; ``NotFound``, or ``BundleInvalid`` if its bytes were damaged."""
+    data = tx.execute(sa.select(models.c.bundle).where(models.c.id == model_id)).scalar_one_or_none()
+    if data is None:
+        raise NotFound(f"no model has the id {model_id!r}; GET /models lists them")
+    return unpack(data)
+
+
+def point(tx: Connection, alias: str, model_id: str, *, reason: str) -> None:
+    """Makes ``alias`` stand for the model."""
+    values = {"model_id": model_id, "reason": reason, "changed_at": now()}
+    if tx.execute(sa.update(aliases).where(aliases.c.alias == alias).values(values)).rowcount == 0:
+        tx.execute(sa.insert(aliases).values(alias=alias, **values))
+
+
+def judge(tx: Connection, challenger: Bundle, promote: Promote) -> Verdict:
+    """Whether the challenger becomes champion: asked for, or its detective does worse than the champion's by more than the spread."""
+    if promote == "never":
+        return Verdict(False, "not promoted: promote was 'never'")
+    if promote == "always":
+        return Verdict(True, "promoted: promote was 'always'")
+    report = challenger.manifest.report
+    if GATE not in report.measures or report.in_sample:
+        why = "it does not generate wines" if GATE not in report.measures else "its report is in-sample (holdout 0)"
+        return Verdict(False, f"not promoted: {why}, so it can't be compared with the champion")
+    champion = _champion_gate(tx)
+    if champion is None:
+        return Verdict(True, "promoted: there was no champion to compare with")
+    measure = report.measures[GATE]
+    bar = champion - measure.spread
+    figures = (
+        f"{GATE} {measure.value:.4f} (spread {measure.spread:.4f}) against the champion's {champion:.4f}, each on its own holdout; 0.5 is indistinguishable"
+    )
+    if measure.value < bar:
+        return Verdict(True, f"promoted: {figures}")
+    return Verdict(False, f"not promoted: {figures}; it had to be below {bar:.4f}")
+
+
+def install_starter(tx: Connection) -> str:
+    """The id of the model shipped with the package, registered and made champion where there is none yet."""
+    data = starter_bytes()
+    bundle = unpack(data)
+    if tx.execute(sa.select(models.c.id).where(models.c.id == bundle.id)).one_or_none() is None:
+        publish(tx, bundle, data, job_id=None)
+    if tx.execute(sa.select(aliases.c.alias).where(aliases.c.alias == CHAMPION)).one_or_none() is None:
+        point(tx, CHAMPION, bundle.id, reason="the starter model, shipped with the package")
+    return bundle.id
+
+
+def starter_bytes() -> bytes:
+    """The bundle that is shipped with the package."""
+    return resources.files("app.starter").joinpath(STARTER).read_bytes()
+
+
+def _champion_gate(tx: Connection) -> float | None:
+    """The champion's gate metric; None without a champion, or one that was never measured by it."""
+    row = tx.execute(sa.select(models.c.report).join(aliases, aliases.c.model_id == models.c.id).where(aliases.c.alias == CHAMPION)).one_or_none()
+    measure = row.report["measures"].get(GATE) if row else None
+    return None if measure is None else float(measure["value"])
+
+
+def _aliases_of(tx: Connection, ids: list[str]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for alias, model_id in tx.execute(sa.select(aliases.c.alias, aliases.c.model_id).where(aliases.c.model_id.in_(ids)).order_by(aliases.c.alias)):
+        names.setdefault(model_id, []).append(alias)
+    return names
+
+
+def _model(row: Row[Any], names: dict[str, list[str]]) -> Model:
+    return Model(**row._mapping, aliases=tuple(names.get(row.id, ())))

@@ -1,0 +1,105 @@
+"""Rows of the infinite table: (model, seed, row) -> wine, a pure function whatever else was asked for.
+
+Networks run on whole, aligned blocks of the table, so that the same shapes are computed for a row however it is
+asked for; noise does not depend on the condition, so the same row at quality 5 and at quality 8 is the same wine,
+made worse or better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app import codec, noise
+from app.bundle import GENERATOR, Bundle
+from app.errors import Conflict, Fault, InvalidInput
+from app.inference import session
+from app.wine import QUALITY_RANGE, TYPES, Wines
+
+BLOCK = 512  # rows; changing it may change the last bit of a row, so it is part of what a bundle format means
+RARE = 50  # training rows of a quality; with fewer, what is served says so
+
+_TYPE_DRAW, _QUALITY_DRAW = 0, 1  # which of a row's uniforms picks its labels
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The labels that a sample may have; an empty tuple leaves them all."""
+
+    qualities: tuple[int, ...] = ()
+    types: tuple[str, ...] = ()
+
+
+class Sampler:
+    """The table of one model. Building it starts an inference session; asking it for rows keeps no state."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """``Conflict`` if the model has no generator."""
+        manifest = bundle.manifest
+        if GENERATOR not in bundle.parts:
+            raise Conflict(f"model {bundle.id} was trained by method {manifest.method!r}, which does not generate wines; GET /models lists others")
+        self._latent = manifest.latent
+        self._counts = _counts(manifest.labels)
+        self._session = session(bundle.parts[GENERATOR])
+        self._decode = codec.Decoder(codec.from_state(manifest.codec))
+
+    def check(self, condition: Condition) -> list[str]:
+        """What the asker should know about a condition, in words; ``InvalidInput`` if the training data held no such wine."""
+        allowed = self._allowed(condition)
+        qualities = condition.qualities or tuple(np.flatnonzero(allowed.sum(0)).tolist())
+        missing = [q for q in qualities if allowed[:, q].sum() == 0]
+        if missing or allowed.sum() == 0:
+            raise self._unknown(condition, missing)
+        if not condition.qualities:
+            return []
+        return [f"quality {q} rests on {n} training rows only" for q in qualities if (n := int(allowed[:, q].sum())) < RARE]
+
+    def blocks(self, condition: Condition, *, seed: int, offset: int, n: int) -> Iterator[Wines]:
+        """Rows ``offset`` to ``offset + n - 1`` of the table that ``seed`` names, in order, at most ``BLOCK`` at a time."""
+        allowed = self._allowed(condition)
+        for block in range(offset // BLOCK, (offset + n - 1) // BLOCK + 1):
+            first = block * BLOCK
+            wines = self._block(allowed, seed=seed, first=first)
+            yield wines.take(slice(max(offset - first, 0), min(offset + n - first, BLOCK)))
+
+    def _block(self, allowed: NDArray[np.float64], *, seed: int, first: int) -> Wines:
+        drawn = noise.draw(seed, first, BLOCK, dims=self._latent)
+        red, quality = _labels(allowed, drawn.uniform)
+        (u,) = self._session.run(None, {"latent": drawn.latent, "condition": codec.condition(quality, red)})
+        return Wines(self._decode(u, red), quality, red)
+
+    def _allowed(self, condition: Condition) -> NDArray[np.float64]:
+        """Training rows of each (type, quality) that the condition leaves, (2, 11)."""
+        types = np.isin(TYPES, condition.types or TYPES)
+        qualities = np.isin(np.arange(self._counts.shape[1]), condition.qualities or np.arange(self._counts.shape[1]))
+        return self._counts * types[:, None] * qualities
+
+    def _unknown(self, condition: Condition, missing: list[int]) -> InvalidInput:
+        held = {t: np.flatnonzero(row).tolist() for t, row in zip(TYPES, self._counts, strict=True) if row.any()}
+        expected = "; ".join(f"{t}: {', '.join(map(str, q))}" for t, q in held.items())
+        found = ", ".join(map(str, missing)) or "/".join(condition.types)
+        pointer = "/query/quality" if missing else "/query/type"
+        of = f" among {' and '.join(condition.types)} wines" if condition.types and missing else ""
+        detail = f"the training data hold no wine of {'quality ' if missing else 'type '}{found}{of}"
+        return InvalidInput(detail, [Fault(pointer, detail, expected=f"one that they hold ({expected})", found=found)])
+
+
+def _counts(labels: dict[str, dict[int, int]]) -> NDArray[np.float64]:
+    counts = np.zeros((len(TYPES), QUALITY_RANGE[1] + 1))
+    for t, name in enumerate(TYPES):
+        for quality, rows in labels.get(name, {}).items():
+            counts[t, quality] = rows
+    return counts
+
+
+def _labels(allowed: NDArray[np.float64], uniform: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Type and quality of each row, both (rows,), drawn in the training mix of what is allowed."""
+    by_type = allowed.sum(1)
+    red = uniform[:, _TYPE_DRAW] * by_type.sum() >= by_type[0]
+    within = np.cumsum(allowed, axis=1)  # (2, qualities)
+    target = uniform[:, _QUALITY_DRAW] * within[red.astype(np.int64), -1]
+    quality = (within[red.astype(np.int64)] <= target[:, None]).sum(1)
+    return red, quality

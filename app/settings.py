@@ -1,0 +1,50 @@
+"""The only reader of the environment: every setting is ``CUVEE_`` and its name in capitals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import CuveeError
+
+
+class SettingsInvalid(CuveeError):
+    """A setting in the environment has an impossible value."""
+
+    slug = "settings-invalid"
+
+
+class Settings(BaseSettings):
+    """Read once by each process and then passed on; see the README for the table."""
+
+    model_config = SettingsConfigDict(env_prefix="CUVEE_", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    database_url: str = "sqlite:///var/cuvee.db"
+    data_dir: Path | None = Field(None, description="folder with the two original UCI files")
+    cache_dir: Path = Field(Path("var/cache"), description="where a download of them is kept")
+    download: bool = Field(True, description="whether the UCI archive may be asked")
+    download_timeout_s: float = Field(20.0, gt=0, le=600)
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of a training; one is the most economical for nets this small")
+    lease_s: float = Field(30.0, gt=0, le=3600)
+    poll_interval_s: float = Field(1.0, gt=0, le=60)
+    checkpoint_interval_s: float = Field(15.0, ge=0, le=3600)
+    stall_s: float = Field(300.0, gt=0, description="a training that reports nothing for so long is ended and tried again")
+    max_rows: int = Field(1_000_000, ge=1, description="rows in one answer of GET /samples")
+    max_score_rows: int = Field(10_000, ge=1, description="rows in one POST /score")
+    max_upload_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one request body")
+    log_level: Annotated[str, StringConstraints(pattern=r"^(debug|info|warning|error)$")] = "info"
+
+
+def read_settings() -> Settings:
+    """The settings of this process; ``SettingsInvalid`` names each variable, what was expected and what was found."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"CUVEE_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise SettingsInvalid("the environment has unusable settings: " + "; ".join(lines)) from error

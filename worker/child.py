@@ -1,0 +1,81 @@
+"""The training process: it takes one assignment from its standard input, and tells its supervisor how it goes.
+
+It touches no database. If the supervisor dies, the pipe closes and this process ends at once: no orphan trains on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from worker.frames import Frame, receive, send
+from worker.pipeline import Assignment, work
+from worker.training import Metrics, TrainingRefused
+
+BLOBS = ("dataset", "checkpoint", "classifier")
+ORPHANED = 3  # exit status
+
+
+def main() -> None:
+    """One assignment in, one bundle (or one refusal) out; any other error leaves a traceback and status 1."""
+    # standard output belongs to frames alone: whatever libraries print goes to standard error
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    assignment = read_assignment(sys.stdin.buffer)
+    threading.Thread(target=_end_with_supervisor, args=(sys.stdin.buffer,), daemon=True).start()
+    watcher = _Watcher(out)
+    try:
+        bundle = work(assignment, watcher)
+    except TrainingRefused as error:
+        send(out, Frame("refused", {"error": str(error)}))
+    except Exception as error:
+        traceback.print_exc()
+        send(out, Frame("crashed", {"error": f"{type(error).__name__}: {error}"}))
+        sys.exit(1)
+    else:
+        send(out, Frame("bundle", blob=bundle))
+
+
+def write_assignment(stream: BinaryIO, assignment: Assignment) -> None:
+    """Sends an assignment to a training process."""
+    fields = {name: value for name, value in asdict(assignment).items() if name not in BLOBS}
+    for name in BLOBS:
+        if (blob := getattr(assignment, name)) is not None:
+            send(stream, Frame(name, blob=blob))
+    send(stream, Frame("assignment", fields))
+
+
+def read_assignment(stream: BinaryIO) -> Assignment:
+    """What ``write_assignment`` sent; ends the process if the supervisor is gone before it is complete."""
+    blobs: dict[str, Any] = {}
+    while (frame := receive(stream)) is not None:
+        if frame.kind == "assignment":
+            return Assignment(**frame.fields, **blobs)
+        blobs[frame.kind] = frame.blob
+    sys.exit(ORPHANED)
+
+
+class _Watcher:
+    """Sends what happens to the supervisor."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+
+    def progress(self, share: float, stage: str, metrics: Metrics) -> None:
+        send(self._out, Frame("progress", {"progress": share, "stage": stage, "metrics": metrics}))
+
+    def checkpoint(self, state: bytes) -> None:
+        send(self._out, Frame("checkpoint", blob=state))
+
+
+def _end_with_supervisor(stdin: BinaryIO) -> None:
+    stdin.read()  # returns when the supervisor is gone, however it went
+    os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    main()

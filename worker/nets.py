@@ -1,0 +1,130 @@
+"""The networks. One trunk is the classifier and, with the score as one more input and another head, the discriminator.
+
+Everything works on a wine as a sequence of 13 tokens (eleven fields, quality, type), so that convolutions have
+something to slide over; ``app.codec`` says what fields and condition are. No normalisation layers anywhere: a row
+never depends on its batch.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+from app.codec import CONDITION
+from app.wine import MEASUREMENTS, QUALITY_RANGE
+
+FIELDS = len(MEASUREMENTS)
+TOKENS = FIELDS + 2
+KERNEL = 5
+SLOPE = 0.2  # of LeakyReLU
+QUIET = 0.3  # factor on the weights of a residual branch's last layer, so that a block starts near the identity
+CLASSES = QUALITY_RANGE[1] - QUALITY_RANGE[0] + 1
+
+
+class Block(nn.Module):
+    """A residual block of two convolutions along the tokens, modulated in between where ``film`` is given.
+
+    Shape: (rows, channels, 13) -> the same; film (rows, 2 * channels): scale, then shift.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(channels, channels, KERNEL, padding=KERNEL // 2)
+        self.second = nn.Conv1d(channels, channels, KERNEL, padding=KERNEL // 2)
+        with torch.no_grad():
+            self.second.weight.mul_(QUIET)
+
+    def forward(self, tokens: Tensor, film: Tensor | None = None) -> Tensor:
+        inner = self.first(leaky_relu(tokens, SLOPE))
+        if film is not None:
+            scale, shift = film[:, :, None].chunk(2, dim=1)  # each (rows, channels, 1)
+            inner = inner * (1 + scale) + shift
+        return tokens + cast(Tensor, self.second(leaky_relu(inner, SLOPE)))
+
+
+class Trunk(nn.Module):
+    """Tokens, blocks and two dense layers: what the classifier and the discriminator share.
+
+    Shape: fields (rows, 11) normal scores, condition (rows, 8) -> (rows, hidden).
+    """
+
+    def __init__(self, *, channels: int, blocks: int, hidden: int) -> None:
+        super().__init__()
+        self.embed = nn.Parameter(torch.randn(channels, TOKENS))
+        self.bias = nn.Parameter(torch.zeros(channels, TOKENS))
+        self.condition = nn.Linear(CONDITION, channels)
+        self.blocks = nn.ModuleList(Block(channels) for _ in range(blocks))
+        self.dense = nn.Linear(channels * TOKENS, hidden)
+        self.last = nn.Linear(hidden, hidden)
+
+    def forward(self, fields: Tensor, condition: Tensor) -> Tensor:
+        values = torch.cat([fields, condition[:, -2:]], dim=1)  # (rows, 13): the condition ends with quality and type
+        tokens = values[:, None, :] * self.embed + self.bias  # (rows, channels, 13)
+        tokens = tokens + self.condition(condition)[:, :, None]
+        for block in self.blocks:
+            tokens = block(tokens)
+        flat = leaky_relu(tokens, SLOPE).flatten(1)  # (rows, channels * 13)
+        return leaky_relu(self.last(leaky_relu(self.dense(flat), SLOPE)), SLOPE)
+
+
+class Classifier(nn.Module):
+    """Tells the quality: the trunk, its score input held at a neutral value, and a logit for each score from 0 to 10.
+
+    Shape: fields (rows, 11), *neutral* condition (rows, 8) -> logits (rows, 11).
+    """
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(trunk.last.out_features, CLASSES)
+
+    def forward(self, fields: Tensor, condition: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.trunk(fields, condition)))
+
+
+class Discriminator(nn.Module):
+    """The classifier, slightly changed: its trunk now sees the score, and one logit says real or not.
+
+    Shape: fields (rows, 11), condition (rows, 8) -> logits (rows,).
+    """
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(trunk.last.out_features, 1)
+
+    def forward(self, fields: Tensor, condition: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.trunk(fields, condition))).squeeze(1)
+
+
+class Generator(nn.Module):
+    """A 1-D convolutional network from noise to the discriminator's input; quality and type pass through untouched.
+
+    Shape: latent (rows, latent), condition (rows, 8) -> fields (rows, 11) normal scores.
+    """
+
+    def __init__(self, *, latent: int, channels: int, blocks: int, hidden: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.spread = nn.Linear(latent + CONDITION, channels * TOKENS)
+        self.film = nn.Linear(latent + CONDITION, hidden)
+        self.modulate = nn.ModuleList(nn.Linear(hidden, 2 * channels) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(channels) for _ in range(blocks))
+        self.read = nn.Parameter(torch.randn(channels, FIELDS) * channels**-0.5)
+        self.read_bias = nn.Parameter(torch.zeros(FIELDS))
+        with torch.no_grad():
+            for layer in self.modulate:
+                cast(nn.Linear, layer).weight.mul_(QUIET)
+
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
+        source = torch.cat([latent, condition], dim=1)  # (rows, latent + 8)
+        tokens = self.spread(source).unflatten(1, (self.channels, TOKENS))  # (rows, channels, 13)
+        style = leaky_relu(self.film(source), SLOPE)  # (rows, hidden)
+        for block, modulate in zip(self.blocks, self.modulate, strict=True):
+            tokens = block(tokens, modulate(style))
+        # quality and type need no reading: they are the condition itself
+        read = leaky_relu(tokens, SLOPE)[:, :, :FIELDS] * self.read  # (rows, channels, 11)
+        return read.sum(1) + self.read_bias  # (rows, 11)

@@ -1,0 +1,218 @@
+"""From a dataset to a bundle: split, encode, train, recalibrate, export, measure. Pure but for what it reports."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.special import ndtr
+
+from app import __version__, codec, noise
+from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, DISCRIMINATOR, FORMAT, GENERATOR, Bundle, Lineage, Manifest, Report, digest, pack
+from app.params import Params, resolve
+from app.sampler import Condition, Sampler
+from app.tables import read_csv
+from app.wine import NAMES, TYPES, Floats, Wines, concatenate
+from worker import evaluate, export
+from worker.checkpoint import weights
+from worker.methods import METHODS
+from worker.nets import Discriminator, Generator
+from worker.split import Split, split
+from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
+
+MIN_TYPE_ROWS = 20  # a type with fewer has no marginals worth learning
+PROGRESS_INTERVAL_S = 0.5
+TRAINING_SHARE = 0.9  # of the progress bar; the rest is export and report
+RECALIBRATION_DRAWS = 20  # generated rows for each training row
+RECALIBRATION_SEED = 2**62  # noise that no request is likely to ask for
+REPORT_SEED = 2**62 + 1
+CHUNK = 4096  # rows through a network at once
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A job as the training process needs it; everything here travels as JSON but the bytes."""
+
+    job_id: str | None
+    method: str
+    params: dict[str, Any]
+    seed: int
+    dataset_id: str
+    dataset_synthetic: bool
+    warnings: list[str]
+    classifier_model: str | None
+    device: str
+    threads: int
+    checkpoint_interval_s: float
+    dataset: bytes = field(repr=False, default=b"")
+    checkpoint: bytes | None = field(repr=False, default=None)
+    classifier: bytes | None = field(repr=False, default=None)
+
+
+class Watcher(Protocol):
+    """Who hears of a training under way."""
+
+    def progress(self, share: float, stage: str, metrics: Metrics) -> None:
+        """``share`` of the work is done."""
+
+    def checkpoint(self, state: bytes) -> None:
+        """From here the job can be resumed."""
+
+
+class _Run:
+    """The run of one assignment: asks for metrics and state only when it is time for them."""
+
+    def __init__(self, assignment: Assignment, watcher: Watcher, device: torch.device) -> None:
+        self.device = device
+        self.seed = assignment.seed
+        self.resume = assignment.checkpoint
+        self.classifier = assignment.classifier
+        self._watcher = watcher
+        self._checkpoint_interval_s = assignment.checkpoint_interval_s
+        self._progress_at, self._checkpoint_at = 0.0, time.monotonic()
+
+    def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
+        if time.monotonic() - self._progress_at >= PROGRESS_INTERVAL_S:
+            self._watcher.progress(TRAINING_SHARE * step / steps, "training", {"step": step, "steps": steps, **metrics()})
+            self._progress_at = time.monotonic()
+        if state is not None and time.monotonic() - self._checkpoint_at >= self._checkpoint_interval_s:
+            self._watcher.checkpoint(state())
+            self._checkpoint_at = time.monotonic()
+
+
+def work(assignment: Assignment, watcher: Watcher) -> bytes:
+    """The bundle of a trained model; ``TrainingRefused`` if these rows can't be trained on."""
+    torch.set_num_threads(assignment.threads)
+    device = _device(assignment.device)
+    params = resolve(assignment.method, assignment.params)
+    rows = split(read_csv(assignment.dataset).wines, holdout=params.holdout, seed=params.split_seed)
+    _check(rows)
+    fitted = codec.fit(rows.train)
+
+    watcher.progress(0.0, "training", {})
+    wall, cpu = time.monotonic(), time.process_time()
+    trained = METHODS[assignment.method](TrainingSet(rows.train, fitted, device), params, _Run(assignment, watcher, device))
+    seconds = time.monotonic() - wall, time.process_time() - cpu
+
+    watcher.progress(TRAINING_SHARE, "exporting", {})
+    if trained.generator is not None and getattr(params, "recalibrate", False):
+        fitted = _recalibrated(fitted, trained.generator.cpu(), rows.train)
+    parts = _parts(trained)
+    lineage = _lineage(assignment, params, rows, device=device, seconds=seconds)
+    manifest = _manifest(assignment.method, trained, rows, fitted=fitted, parts=parts, lineage=lineage)
+
+    watcher.progress(TRAINING_SHARE + 0.03, "measuring", {})
+    return pack(_measured(manifest, parts, trained, rows=rows, fitted=fitted), parts)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingRefused(f"CUVEE_DEVICE is {name}, but torch {torch.__version__} sees no GPU here; set it to auto or cpu")
+    return torch.device(name)
+
+
+def _check(rows: Split) -> None:
+    for red, name in enumerate(TYPES):
+        count = int((rows.train.red == bool(red)).sum())
+        if 0 < count < MIN_TYPE_ROWS:
+            raise TrainingRefused(f"expected no {name} wine or at least {MIN_TYPE_ROWS} to train on, found {count}")
+
+
+def _recalibrated(fitted: codec.Codec, generator: Generator, train: Wines) -> codec.Codec:
+    """The codec whose cells give the generator's own output the marginals of the training rows."""
+    quality, red = np.tile(train.quality, RECALIBRATION_DRAWS), np.tile(train.red, RECALIBRATION_DRAWS)
+    latent = noise.draw(RECALIBRATION_SEED, 0, len(quality), dims=generator.spread.in_features - codec.CONDITION).latent
+    inputs = torch.from_numpy(latent), torch.from_numpy(codec.condition(quality, red))
+    return fitted.recalibrated(_run(lambda z, c: ndtr(generator(z, c)), *inputs), red)
+
+
+def _parts(trained: Trained) -> dict[str, bytes]:
+    parts = {CLASSIFIER: export.classifier_graph(trained.classifier), CLASSIFIER_WEIGHTS: weights(trained.classifier)}
+    if trained.discriminator is not None:
+        parts[DISCRIMINATOR] = export.discriminator_graph(trained.discriminator)
+    if trained.generator is not None:
+        parts[GENERATOR] = export.generator_graph(trained.generator)
+    return parts
+
+
+def _lineage(assignment: Assignment, params: Params, rows: Split, *, device: torch.device, seconds: tuple[float, float]) -> Lineage:
+    return Lineage(
+        dataset_id=assignment.dataset_id,
+        dataset_sha256=digest(assignment.dataset),
+        dataset_synthetic=assignment.dataset_synthetic,
+        params=params.model_dump(),
+        seed=assignment.seed,
+        job_id=assignment.job_id,
+        classifier_model=assignment.classifier_model,
+        warnings=assignment.warnings,
+        code_version=__version__,
+        torch_version=torch.__version__,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        train_rows=len(rows.train),
+        holdout_rows=len(rows.holdout),
+        train_wall_s=round(seconds[0], 3),
+        train_cpu_s=round(seconds[1], 3),
+    )
+
+
+def _manifest(method: str, trained: Trained, rows: Split, *, fitted: codec.Codec, parts: dict[str, bytes], lineage: Lineage) -> Manifest:
+    """The manifest of a model that nobody has measured yet."""
+    latent = 0 if trained.generator is None else trained.generator.spread.in_features - codec.CONDITION
+    return Manifest(
+        format=FORMAT,
+        method=method,
+        columns=list(NAMES),
+        noise_layout=noise.LAYOUT,
+        latent=latent,
+        labels=_labels(rows.train),
+        codec=codec.to_state(fitted),
+        calibration=None,
+        report=Report(in_sample=len(rows.holdout) == 0, rows=0, measures={}, notes=[]),
+        lineage=lineage,
+        parts={name: digest(part) for name, part in parts.items()},
+    )
+
+
+def _labels(train: Wines) -> dict[str, dict[int, int]]:
+    """Training rows of each quality, by type."""
+    labels = {}
+    for red, name in enumerate(TYPES):
+        qualities, counts = np.unique(train.quality[train.red == bool(red)], return_counts=True)
+        labels[name] = dict(zip(qualities.tolist(), counts.tolist(), strict=True))
+    return labels
+
+
+def _measured(manifest: Manifest, parts: dict[str, bytes], trained: Trained, *, rows: Split, fitted: codec.Codec) -> Manifest:
+    """The manifest with its report and its calibration, from rows poured exactly as the API will pour them."""
+    if trained.generator is None or trained.discriminator is None:
+        note = f"method {manifest.method!r} does not generate wines: nothing was measured"
+        return manifest.model_copy(update={"report": manifest.report.model_copy(update={"notes": [note]})})
+    sampler = Sampler(Bundle("draft", "draft", manifest, parts))
+    generated = concatenate(list(sampler.blocks(Condition(), seed=REPORT_SEED, offset=0, n=len(rows.train))))
+    real = rows.holdout if len(rows.holdout) else rows.train
+    logits = [_logits(trained.discriminator, fitted, wines) for wines in (real, generated)]
+    update = {
+        "report": evaluate.report(generated, rows),
+        "calibration": evaluate.calibrate(*logits, in_sample=len(rows.holdout) == 0),
+    }
+    return manifest.model_copy(update=update)
+
+
+def _logits(discriminator: Discriminator, fitted: codec.Codec, wines: Wines) -> Floats:
+    inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.condition(wines.quality, wines.red))
+    return _run(discriminator.cpu(), *inputs)
+
+
+@torch.no_grad()
+def _run(net: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Floats:
+    """The outputs of a network over all rows, ``CHUNK`` at a time, as float64."""
+    parts = [net(a, b) for a, b in zip(torch.split(first, CHUNK), torch.split(second, CHUNK), strict=True)]
+    return torch.cat(parts).double().numpy()

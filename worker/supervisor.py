@@ -1,0 +1,245 @@
+"""Claim a job, let a training process work on it, keep the lease, publish or give back.
+
+The training runs in a process of its own: the lease is kept however busy it is, an out-of-memory kill is seen at
+once, a cancelled training is really over, and its GPU memory is really free. Nothing is open in the database while
+it trains.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from app import datasets, jobs, registry
+from app.bundle import CLASSIFIER_WEIGHTS, unpack
+from app.db import Database
+from app.errors import CuveeError, LeaseLost
+from app.jobs import Job, Lease
+from app.settings import Settings
+from worker.child import write_assignment
+from worker.frames import Frame, receive
+from worker.pipeline import Assignment
+
+log = logging.getLogger("cuvee.worker")
+
+KILL_AFTER_S = 2.0  # from asking a training to end to ending it
+GIVE_UP_SHARE = 2 / 3  # of the lease without a database: then the training is ended before another may start it
+DATABASE_RETRY_S = 0.5
+
+Result = TypeVar("Result")
+
+
+class Stopped(Exception):
+    """The worker was asked to stop."""
+
+
+@dataclass
+class _Child:
+    """A training process and what it has said; ``inbox`` ends with None when it is gone."""
+
+    process: subprocess.Popen[bytes]
+    inbox: queue.Queue[Frame | None]
+
+    def end(self) -> None:
+        """Ends the process, politely first, and waits for it."""
+        self.process.terminate()
+        try:
+            self.process.wait(KILL_AFTER_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Supervisor:
+    """One worker: at most one job at a time. ``stop`` may be set from a signal handler or another thread."""
+
+    def __init__(self, db: Database, settings: Settings, *, name: str, stop: threading.Event) -> None:
+        self._db, self._settings, self._name, self._stop = db, settings, name, stop
+        self._checkpoints = 0
+
+    def run(self, *, drain: bool = False) -> None:
+        """Works until stopped; with ``drain`` until no job is ready."""
+        while not self._stop.is_set():
+            try:
+                worked = self.run_one()
+            except sa.exc.OperationalError as error:
+                log.warning("the database does not answer, trying again: %s", error.orig)
+                worked = False
+            if not worked:
+                if drain:
+                    return
+                self._stop.wait(self._settings.poll_interval_s)
+
+    def run_one(self) -> bool:
+        """Whether there was a job to work on; returns when that job is over or somebody else's."""
+        with self._db.write() as tx:
+            jobs.reap(tx)
+            job = jobs.claim(tx, worker=self._name, lease_s=self._settings.lease_s)
+        if job is None:
+            return False
+        log.info("job %s: attempt %d (%s on %s)", job.id, job.attempt, job.method, job.dataset_id)
+        try:
+            self._work(job)
+        except LeaseLost as lost:
+            log.warning("job %s: %s", job.id, lost.detail)
+            with self._db.write() as tx:
+                jobs.confirm_cancel(tx, job.lease)
+        except Stopped:
+            with self._db.write() as tx:
+                jobs.release(tx, job.lease)
+            log.info("job %s: released, another worker goes on from its last checkpoint", job.id)
+        return True
+
+    def _work(self, job: Job) -> None:
+        try:
+            child = self._spawn(self._assignment(job))
+        except CuveeError as refused:
+            detail = refused.detail
+            self._insist(lambda tx: jobs.fail(tx, job.lease, error=detail, retry=False))
+            return
+        self._checkpoints = 0
+        try:
+            self._attend(job, child)
+        finally:
+            child.end()
+
+    def _attend(self, job: Job, child: _Child) -> None:
+        """Hears the child out, keeping the lease meanwhile."""
+        heard_at = renewed_at = time.monotonic()
+        while True:
+            if self._stop.is_set():
+                raise Stopped
+            try:
+                frame = child.inbox.get(timeout=self._settings.poll_interval_s)
+            except queue.Empty:
+                self._check(job.lease)
+            else:
+                heard_at = time.monotonic()
+                if self._heed(job, frame, child):
+                    return
+            if time.monotonic() - heard_at > self._settings.stall_s:
+                self._fail(job, f"the training said nothing for {self._settings.stall_s:g} s and was ended")
+                return
+            if time.monotonic() - renewed_at > self._settings.lease_s / 3:
+                self._insist(lambda tx: jobs.renew(tx, job.lease, lease_s=self._settings.lease_s))
+                renewed_at = time.monotonic()
+
+    def _heed(self, job: Job, frame: Frame | None, child: _Child) -> bool:
+        """Acts on one frame; whether the attempt is over."""
+        lease, lease_s = job.lease, self._settings.lease_s
+        match frame:
+            case Frame("progress", fields):
+                self._insist(lambda tx: jobs.report(tx, lease, lease_s=lease_s, **fields))
+            case Frame("checkpoint", _, state):
+                self._checkpoints += 1
+                self._insist(lambda tx: jobs.save_checkpoint(tx, lease, number=self._checkpoints, state=state))
+            case Frame("bundle", _, data):
+                self._publish(job, data)
+                return True
+            case Frame("refused", fields):
+                self._insist(lambda tx: jobs.fail(tx, lease, error=fields["error"], retry=False))
+                return True
+            case Frame("crashed", fields):
+                self._fail(job, fields["error"])
+                return True
+            case _:
+                self._fail(job, _exit_reason(child.process.wait()))
+                return True
+        return False
+
+    def _publish(self, job: Job, data: bytes) -> None:
+        """Registers the model and ends the job, both or neither."""
+        bundle = unpack(data)
+
+        def publish(tx: Connection) -> None:
+            verdict = registry.judge(tx, bundle, job.promote)
+            jobs.finish(tx, job.lease, model_id=bundle.id, verdict=verdict.reason)
+            registry.publish(tx, bundle, data, job_id=job.id)
+            if verdict.promote:
+                registry.point(tx, registry.CHAMPION, bundle.id, reason=verdict.reason)
+
+        self._insist(publish)
+        log.info("job %s: registered as model %s", job.id, bundle.id)
+
+    def _fail(self, job: Job, error: str) -> None:
+        log.warning("job %s: attempt %d failed: %s", job.id, job.attempt, error)
+        self._insist(lambda tx: jobs.fail(tx, job.lease, error=error, retry=True))
+
+    def _check(self, lease: Lease) -> None:
+        """``LeaseLost`` if the job was cancelled or taken over; cheap enough to ask every second."""
+        with self._db.read() as tx:
+            if not jobs.holds(tx, lease):
+                raise LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: cancelled, or taken over")
+
+    def _insist(self, write: Callable[[Connection], Result]) -> Result:
+        """The result of one write transaction, tried again while the database is away, but not past the lease."""
+        give_up_at = time.monotonic() + self._settings.lease_s * GIVE_UP_SHARE
+        while True:
+            try:
+                with self._db.write() as tx:
+                    return write(tx)
+            except sa.exc.OperationalError as error:
+                if time.monotonic() > give_up_at:
+                    raise LeaseLost(f"the database did not answer for {self._settings.lease_s * GIVE_UP_SHARE:g} s: {error.orig}") from error
+                self._stop.wait(DATABASE_RETRY_S)
+
+    def _assignment(self, job: Job) -> Assignment:
+        with self._db.read() as tx:
+            dataset = datasets.get(tx, job.dataset_id)
+            classifier = job.params.get("classifier")
+            parts = registry.load(tx, classifier).parts if classifier else {}
+            return Assignment(
+                job_id=job.id,
+                method=job.method,
+                params=job.params,
+                seed=job.seed,
+                dataset_id=dataset.id,
+                dataset_synthetic=dataset.synthetic,
+                warnings=job.warnings,
+                classifier_model=classifier,
+                device=self._settings.device,
+                threads=self._settings.threads,
+                checkpoint_interval_s=self._settings.checkpoint_interval_s,
+                dataset=datasets.content(tx, dataset.id),
+                checkpoint=jobs.last_checkpoint(tx, job.id),
+                classifier=parts.get(CLASSIFIER_WEIGHTS),
+            )
+
+    def _spawn(self, assignment: Assignment) -> _Child:
+        threads = str(self._settings.threads)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            start_new_session=True,  # Ctrl-C is for the supervisor, which then decides
+        )
+        inbox: queue.Queue[Frame | None] = queue.Queue()
+        threading.Thread(target=_listen, args=(cast(BinaryIO, process.stdout), inbox), daemon=True).start()
+        with suppress(BrokenPipeError):  # it died at once: the inbox says so
+            write_assignment(cast(BinaryIO, process.stdin), assignment)
+        return _Child(process, inbox)
+
+
+def _listen(stream: BinaryIO, inbox: queue.Queue[Frame | None]) -> None:
+    while (frame := receive(stream)) is not None:
+        inbox.put(frame)
+    inbox.put(None)
+
+
+def _exit_reason(status: int) -> str:
+    if status == -9:
+        return "the training process was killed (SIGKILL): most often the machine ran out of memory"
+    return f"the training process ended with {f'signal {-status}' if status < 0 else f'status {status}'} and no result; the worker's log has its last words"

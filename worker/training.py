@@ -1,0 +1,78 @@
+"""What a method is given: rows as tensors, and the run that it reports to. Methods do no I/O of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.special import ndtri
+
+from app.codec import EDGE_U, Codec, condition, neutral_condition
+from app.wine import Wines
+from worker.nets import Classifier, Discriminator, Generator
+
+Metrics = dict[str, float]
+
+
+class Run(Protocol):
+    """One training run as its method sees it."""
+
+    device: torch.device
+    seed: int
+    resume: bytes | None  # the checkpoint to go on from
+    classifier: bytes | None  # weights of the registered classifier to start from
+
+    def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
+        """To be called every few steps; asks for metrics (which may sync) or state only when it is time for them.
+
+        ``state`` is None in a phase that is done again rather than resumed.
+        """
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a method leaves behind; what it has no use for is None."""
+
+    classifier: Classifier
+    discriminator: Discriminator | None = None
+    generator: Generator | None = None
+
+
+class TrainingRefused(Exception):
+    """The job can't succeed however often it is tried; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Shape: ``fields`` (rows, 11) normal scores, ``quality`` (rows,) int64, ``condition`` and ``neutral`` (rows, 8).
+
+    ``neutral`` is the condition without the score, for the classifier.
+    """
+
+    fields: Tensor
+    quality: Tensor
+    condition: Tensor
+    neutral: Tensor
+
+
+class TrainingSet:
+    """The training rows on the device, moved there once; each batch draws the place of a value within its tie anew."""
+
+    def __init__(self, wines: Wines, codec: Codec, device: torch.device) -> None:
+        below, width = codec.intervals(wines)
+        self._below = torch.tensor(below, device=device)  # (rows, 11)
+        self._width = torch.tensor(width, device=device)
+        self._quality = torch.tensor(wines.quality, device=device)
+        self._condition = torch.tensor(condition(wines.quality, wines.red), device=device)  # (rows, 8)
+        self._neutral = torch.tensor(neutral_condition(wines.red), device=device)
+
+    def batch(self, size: int, random: torch.Generator) -> Batch:
+        """``size`` rows drawn with replacement, as normal scores of the randomised rank transform."""
+        device = self._below.device
+        pick = torch.randint(len(self._below), (size,), generator=random, device=device)
+        place = torch.rand((size, self._below.shape[1]), generator=random, device=device)
+        u = (self._below[pick] + place * self._width[pick]).clamp(EDGE_U, 1 - EDGE_U)
+        return Batch(ndtri(u), self._quality[pick], self._condition[pick], self._neutral[pick])
