@@ -10,7 +10,6 @@ import copy
 import logging
 import math
 import warnings
-
 from typing import cast
 
 import torch

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from app import datasets, jobs, params, registry
 from app.api.bodies import takes_json
 from app.api.schemas import JobPage, JobView, TrainRequest
-from app.api.services import Services, UseServices
+from app.api.services import Services, UseServices, warning_header
 from app.errors import Fault, InvalidInput, NotFound
 from app.jobs import Request
 
@@ -34,8 +34,7 @@ def train(asked: TrainRequest, use: UseServices, response: Response) -> JobView:
     with use.db.write() as tx:
         job = jobs.enqueue(tx, request)
     response.headers["Location"] = f"/jobs/{job.id}"
-    for warning in warnings:
-        response.headers.append("Cuvee-Warning", warning)
+    response.headers.update(warning_header(warnings))
     return JobView.of(job)
 
 

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 
 from app import noise
 from app.api.schemas import Row, SampleQuery
-from app.api.services import Services, UseServices
+from app.api.services import Services, UseServices, warning_header
 from app.bundle import FORMAT
 from app.cellar import OpenModel
 from app.errors import Fault, InvalidInput, NotAcceptable
@@ -110,7 +110,7 @@ def _open(use: Services, name: str, condition: Condition) -> tuple[OpenModel, li
 
 
 def _headers(pinned: _Pinned, warnings: list[str], *, cache: str) -> dict[str, str]:
-    headers = {
+    return {
         "Cuvee-Model": pinned.model_id,
         "Cuvee-Seed": str(pinned.seed),
         "Content-Location": pinned.url(offset=pinned.offset),
@@ -118,8 +118,8 @@ def _headers(pinned: _Pinned, warnings: list[str], *, cache: str) -> dict[str, s
         "ETag": pinned.etag,
         "Cache-Control": cache,
         "Vary": "Accept",
+        **warning_header(warnings),
     }
-    return headers | ({"Cuvee-Warning": "; ".join(warnings)} if warnings else {})
 
 
 async def _poured(use: Services, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -89,14 +89,12 @@ class _Row(Request):
         return self
 
 
-Row: type[_Row] = create_model(
-    "Row",
-    __base__=_Row,
-    __doc__="A wine: 11 measurements, its score and its type.",
+_ROW_FIELDS: dict[str, Any] = {
     **{c.name: (Annotated[float, Field(strict=True, ge=c.low, le=c.high, description=f"{c.unit}: {c.meaning}")], ...) for c in COLUMNS},
-    quality=(Annotated[int, Field(strict=True, ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])], ...),
-    type=(Type, ...),
-)
+    "quality": (Annotated[int, Field(strict=True, ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])], ...),
+    "type": (Type, ...),
+}
+Row = create_model("Row", __base__=_Row, __doc__="A wine: 11 measurements, its score and its type.", **_ROW_FIELDS)
 
 
 class ScoreRequest(Request):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -35,6 +35,12 @@ def services(request: Request) -> Services:
     """The services of the app that serves this request."""
     found: Services = request.app.state.services
     return found
+
+
+def warning_header(warnings: Sequence[str]) -> dict[str, str]:
+    """``Cuvee-Warning`` for what an answer must be read with; nothing where there is nothing to say."""
+    text = " ".join("; ".join(warnings).split())
+    return {"Cuvee-Warning": text.encode("ascii", "backslashreplace").decode()} if text else {}
 
 
 UseServices = Annotated[Services, Depends(services)]
