@@ -13,6 +13,23 @@ MAX_FAULTS = 20
 MAX_WHERE = 200  # characters of a place: names come from outside
 
 
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "model_attributes_type": "a JSON object",
+    "model_type": "a JSON object",
+    "dict_type": "a JSON object",
+}
+
+
 def faults_of(errors: Sequence[Any], *, at: tuple[str | int, ...] = ()) -> list[Fault]:
     """The first faults that Pydantic found, their places counted from ``at``."""
     return [_fault(error, at) for error in errors[:MAX_FAULTS]]
@@ -36,22 +53,8 @@ def _fault(error: dict[str, Any], at: tuple[str | int, ...]) -> Fault:
 
 def _expected(error: dict[str, Any]) -> str:
     """What would have been right, in the words of a person."""
-    context = error.get("ctx", {})
-    match error["type"]:
-        case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
-            return "a whole number"
-        case "float_parsing" | "float_type":
-            return "a number"
-        case "greater_than_equal":
-            return f"at least {context['ge']}"
-        case "greater_than":
-            return f"more than {context['gt']}"
-        case "less_than_equal":
-            return f"at most {context['le']}"
-        case "less_than":
-            return f"less than {context['lt']}"
-        case "model_attributes_type" | "model_type" | "dict_type":
-            return "a JSON object"
+    if template := _EXPECTED.get(error["type"]):
+        return template.format(**error.get("ctx", {}))
     text: str = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return text[:1].lower() + text[1:]
 

@@ -100,7 +100,7 @@ Row = create_model("Row", __base__=_Row, __doc__="A wine: 11 measurements, its s
 class ScoreRequest(Request):
     """Wines to be scored, and by which model."""
 
-    rows: list[Row] = Field(min_length=1)  # type: ignore[valid-type]
+    rows: list[Row] = Field(min_length=1)
     model: Name = "champion"
 
 

@@ -1,0 +1,1 @@
+"""Sentences about Cuvée that can be false."""

