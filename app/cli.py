@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 from app import datasets, main, migrations, registry
 from app.db import Database
@@ -41,12 +42,11 @@ def run() -> int:
 def migrate() -> int:
     """Brings the database up to date; safe to run at any time and from several machines at once."""
     try:
-        db = Database(read_settings().database_url)
-        migrations.upgrade(db)
-        with db.write() as tx:
-            model_id = registry.install_starter(tx)
-        datasets.install_starter(db)
-        db.close()
+        with closing(Database(read_settings().database_url)) as db:
+            migrations.upgrade(db)
+            with db.write() as tx:
+                model_id = registry.install_starter(tx)
+            datasets.install_starter(db)
     except CuveeError as error:
         print(f"cuvee migrate: {error.detail}", file=sys.stderr)
         return 1

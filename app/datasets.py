@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 
 from app import formats, uci
 from app.bundle import digest
-from app.db import Database, datasets, now
+from app.db import DATASET_LOCK, Database, alone, datasets, now
 from app.errors import DatasetUnavailable, Fault, InvalidInput, NotFound
 from app.settings import Settings
 from app.tables import Table, read_csv
@@ -120,14 +120,11 @@ def _store(db: Database, dataset_id: str, canonical: bytes, table: Table, *, sou
         "content": canonical,
         "created_at": now(),
     }
-    try:
-        with db.write() as tx:
-            if tx.execute(sa.select(datasets.c.id).where(datasets.c.id == dataset_id)).one_or_none() is None:
-                tx.execute(sa.insert(datasets).values(values))
-            return get(tx, dataset_id)
-    except sa.exc.IntegrityError:  # another process stored the same rows in between
-        with db.read() as tx:
-            return get(tx, dataset_id)
+    with db.write() as tx:
+        alone(tx, DATASET_LOCK)
+        if tx.execute(sa.select(datasets.c.id).where(datasets.c.id == dataset_id)).one_or_none() is None:
+            tx.execute(sa.insert(datasets).values(values))
+        return get(tx, dataset_id)
 
 
 def _canonical(wines: Wines) -> bytes:

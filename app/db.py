@@ -134,6 +134,20 @@ def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
+STARTER_LOCK = 0x63757661  # keys of advisory locks: any numbers, each with one purpose
+DATASET_LOCK = 0x63757662
+MIGRATION_LOCK = 0x63757663
+
+
+def alone(tx: Connection, key: int) -> None:
+    """Waits until no other transaction holds ``key``, and holds it until this one ends.
+
+    SQLite has one writer at a time anyway.
+    """
+    if tx.dialect.name == "postgresql":
+        tx.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
 class Database:
     """One engine; ``read()`` and ``write()`` give a connection inside a transaction that commits at the end."""
 

@@ -155,6 +155,8 @@ def claim(tx: Connection, *, worker: str, lease_s: float) -> Job | None:
             lease_expires_at=now() + lease_s,
             started_at=sa.func.coalesce(jobs.c.started_at, now()),
             last_progress_at=now(),
+            stage="starting",
+            metrics={},
         )
         .returning(*_COLUMNS)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import uvicorn
 from fastapi import FastAPI
@@ -46,7 +46,8 @@ def main() -> int:
     """Serves until it is stopped; exit status 1 with a message if it can't start."""
     try:
         settings = read_settings()
-        migrations.check(Database(settings.database_url))
+        with closing(Database(settings.database_url)) as db:
+            migrations.check(db)
     except CuveeError as error:
         print(f"cuvee api: {error.detail}", file=sys.stderr)
         return 1

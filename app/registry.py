@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from app.bundle import Bundle, unpack
-from app.db import aliases, models, now
+from app.db import STARTER_LOCK, aliases, alone, models, now
 from app.errors import NotFound
 from app.jobs import Promote
 
@@ -126,6 +126,7 @@ def install_starter(tx: Connection) -> str:
     """The id of the model shipped with the package, registered and made champion where there is none yet."""
     data = starter_bytes()
     bundle = unpack(data)
+    alone(tx, STARTER_LOCK)
     if tx.execute(sa.select(models.c.id).where(models.c.id == bundle.id)).one_or_none() is None:
         publish(tx, bundle, data, job_id=None)
     if tx.execute(sa.select(aliases.c.alias).where(aliases.c.alias == CHAMPION)).one_or_none() is None:

@@ -18,7 +18,8 @@ from app.params import resolve
 from app.registry import STARTER
 from app.sampler import Condition, Sampler
 from app.settings import read_settings
-from worker.pipeline import Assignment, work
+from worker.assignment import Assignment
+from worker.pipeline import work
 from worker.training import Metrics
 
 ROWS = 6497  # as many as the original has

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +25,8 @@ from app.main import create_app
 from app.settings import Settings
 from app.tables import read_csv
 from app.wine import Wines
-from worker.pipeline import Assignment, work
+from worker.assignment import Assignment
+from worker.pipeline import work
 from worker.training import Metrics
 
 TINY = {"channels": 4, "blocks": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
@@ -33,9 +36,12 @@ _number = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres() -> Iterator[PostgresServer]:
     """A real PostgreSQL for the whole run."""
-    server = get_server(tmp_path_factory.mktemp("postgres"))
+    # not below pytest's own folder: that is closed to the user that PostgreSQL runs as here
+    server = get_server(tempfile.mkdtemp(prefix="cuvee-postgres-"), cleanup_mode="delete")
+    server.psql("ALTER SYSTEM SET fsync = off;")  # nobody here pulls the plug, and a database a test is a lot to sync
+    server.psql("SELECT pg_reload_conf();")
     yield server
     server.cleanup()
 
@@ -71,6 +77,14 @@ def sqlite_db(tmp_path: Path) -> Iterator[Database]:
     datasets.install_starter(database)
     yield database
     database.close()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Silent:

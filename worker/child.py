@@ -9,14 +9,13 @@ import os
 import sys
 import threading
 import traceback
-from dataclasses import asdict
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from worker.frames import Frame, receive, send
-from worker.pipeline import Assignment, work
+from worker.assignment import read_assignment
+from worker.frames import Frame, send
+from worker.pipeline import work
 from worker.training import Metrics, TrainingRefused
 
-BLOBS = ("dataset", "checkpoint", "classifier")
 ORPHANED = 3  # exit status
 
 
@@ -26,6 +25,8 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     assignment = read_assignment(sys.stdin.buffer)
+    if assignment is None:
+        sys.exit(ORPHANED)
     threading.Thread(target=_end_with_supervisor, args=(sys.stdin.buffer,), daemon=True).start()
     watcher = _Watcher(out)
     try:
@@ -38,25 +39,6 @@ def main() -> None:
         sys.exit(1)
     else:
         send(out, Frame("bundle", blob=bundle))
-
-
-def write_assignment(stream: BinaryIO, assignment: Assignment) -> None:
-    """Sends an assignment to a training process."""
-    fields = {name: value for name, value in asdict(assignment).items() if name not in BLOBS}
-    for name in BLOBS:
-        if (blob := getattr(assignment, name)) is not None:
-            send(stream, Frame(name, blob=blob))
-    send(stream, Frame("assignment", fields))
-
-
-def read_assignment(stream: BinaryIO) -> Assignment:
-    """What ``write_assignment`` sent; ends the process if the supervisor is gone before it is complete."""
-    blobs: dict[str, Any] = {}
-    while (frame := receive(stream)) is not None:
-        if frame.kind == "assignment":
-            return Assignment(**frame.fields, **blobs)
-        blobs[frame.kind] = frame.blob
-    sys.exit(ORPHANED)
 
 
 class _Watcher:

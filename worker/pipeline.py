@@ -5,8 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from app.sampler import Condition, Sampler
 from app.tables import read_csv
 from app.wine import NAMES, TYPES, Floats, Wines, concatenate
 from worker import evaluate, export
+from worker.assignment import Assignment
 from worker.checkpoint import weights
 from worker.methods import METHODS
 from worker.nets import Discriminator, Generator
@@ -33,26 +33,6 @@ RECALIBRATION_DRAWS = 20  # generated rows for each training row
 RECALIBRATION_SEED = 2**62  # noise that no request is likely to ask for
 REPORT_SEED = 2**62 + 1
 CHUNK = 4096  # rows through a network at once
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A job as the training process needs it; everything here travels as JSON but the bytes."""
-
-    job_id: str | None
-    method: str
-    params: dict[str, Any]
-    seed: int
-    dataset_id: str
-    dataset_synthetic: bool
-    warnings: list[str]
-    classifier_model: str | None
-    device: str
-    threads: int
-    checkpoint_interval_s: float
-    dataset: bytes = field(repr=False, default=b"")
-    checkpoint: bytes | None = field(repr=False, default=None)
-    classifier: bytes | None = field(repr=False, default=None)
 
 
 class Watcher(Protocol):

@@ -28,9 +28,8 @@ from app.db import Database
 from app.errors import CuveeError, LeaseLost
 from app.jobs import Job, Lease
 from app.settings import Settings
-from worker.child import write_assignment
+from worker.assignment import Assignment, write_assignment
 from worker.frames import Frame, receive
-from worker.pipeline import Assignment
 
 log = logging.getLogger("cuvee.worker")
 

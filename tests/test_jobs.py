@@ -1,0 +1,342 @@
+"""The queue, on SQLite and on PostgreSQL: one winner, no zombie, no lost or doubled job."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from app import jobs
+from app.db import Database, checkpoints
+from app.db import jobs as table
+from app.errors import Conflict, LeaseLost, NotFound
+from app.jobs import Job, Lease, Request
+
+LONG_S = 600.0
+REQUEST = Request(method="gan", dataset_id="starter", params={"preset": "quick"}, seed=1)
+
+
+def enqueue(db: Database, request: Request = REQUEST) -> Job:
+    with db.write() as tx:
+        return jobs.enqueue(tx, request)
+
+
+def claim(db: Database, worker: str = "a", *, lease_s: float = LONG_S) -> Job | None:
+    with db.write() as tx:
+        return jobs.claim(tx, worker=worker, lease_s=lease_s)
+
+
+def claimed(db: Database, worker: str = "a", *, lease_s: float = LONG_S) -> Job:
+    job = claim(db, worker, lease_s=lease_s)
+    assert job is not None
+    return job
+
+
+def read(db: Database, job: Job) -> Job:
+    with db.read() as tx:
+        return jobs.get(tx, job.id)
+
+
+def expire(db: Database, job: Job) -> None:
+    """What the database's clock would do, at once."""
+    with db.write() as tx:
+        tx.execute(sa.update(table).where(table.c.id == job.id).values(lease_expires_at=1.0))
+
+
+def test_a_job_that_was_claimed_is_running_under_a_lease_of_its_first_attempt(db: Database) -> None:
+    job = enqueue(db)
+
+    taken = claimed(db, "worker 1", lease_s=30)
+
+    assert (taken.id, taken.state, taken.attempt, taken.failures, taken.worker) == (job.id, "running", 1, 0, "worker 1")
+    assert taken.lease_expires_at is not None
+    assert 29 < taken.lease_expires_at - taken.read_at <= 30
+
+
+def test_an_empty_queue_has_nothing_to_claim(db: Database) -> None:
+    assert claim(db) is None
+
+
+def test_of_many_workers_that_race_for_one_job_exactly_one_wins(db: Database) -> None:
+    enqueue(db)
+    start = threading.Barrier(8)
+    won: list[Job | None] = []
+
+    def race(name: str) -> None:
+        start.wait()
+        won.append(claim(db, name))
+
+    threads = [threading.Thread(target=race, args=(f"worker {i}",)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(won) == 8
+    assert len([job for job in won if job is not None]) == 1
+
+
+def test_workers_that_race_for_many_jobs_take_each_once(db: Database) -> None:
+    wanted = {enqueue(db).id for _ in range(12)}
+    taken: list[str] = []
+
+    def drain(name: str) -> None:
+        while (job := claim(db, name)) is not None:
+            taken.append(job.id)
+
+    threads = [threading.Thread(target=drain, args=(f"worker {i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    drain("the last")  # a claim that skipped a locked row may have found nothing
+
+    assert sorted(taken) == sorted(wanted)
+
+
+def test_the_most_urgent_job_goes_first_and_the_older_of_two_equals(db: Database) -> None:
+    first = enqueue(db)
+    time.sleep(0.01)  # the database's clock ticks in milliseconds
+    second = enqueue(db)
+    urgent = enqueue(db, replace(REQUEST, priority=5))
+
+    assert [claimed(db).id for _ in range(3)] == [urgent.id, first.id, second.id]
+
+
+def test_a_job_under_a_good_lease_is_nobody_elses(db: Database) -> None:
+    enqueue(db)
+    claimed(db, "a")
+
+    assert claim(db, "b") is None
+
+
+def test_a_job_whose_lease_ran_out_is_taken_over_as_the_next_attempt_and_costs_one_failure(db: Database) -> None:
+    enqueue(db)
+    expire(db, claimed(db, "a"))
+
+    taken = claimed(db, "b")
+
+    assert (taken.attempt, taken.failures, taken.worker) == (2, 1, "b")
+
+
+ZOMBIE_WRITES: dict[str, Callable[[Connection, Lease], object]] = {
+    "renew": lambda tx, lease: jobs.renew(tx, lease, lease_s=30),
+    "report": lambda tx, lease: jobs.report(tx, lease, lease_s=30, progress=0.9, stage="training", metrics={}),
+    "checkpoint": lambda tx, lease: jobs.save_checkpoint(tx, lease, number=1, state=b"stale"),
+    "finish": lambda tx, lease: jobs.finish(tx, lease, model_id="stale", verdict=""),
+    "fail": lambda tx, lease: jobs.fail(tx, lease, error="stale", retry=False),
+    "release": jobs.release,
+}
+
+
+@pytest.mark.parametrize("write", ZOMBIE_WRITES.values(), ids=ZOMBIE_WRITES.keys())
+def test_a_zombie_can_write_nothing(db: Database, write: Callable[[Connection, Lease], object]) -> None:
+    enqueue(db)
+    zombie = claimed(db, "a")
+    expire(db, zombie)
+    claimed(db, "b")
+
+    with pytest.raises(LeaseLost, match="attempt 1 no longer holds"), db.write() as tx:
+        write(tx, zombie.lease)
+
+    with db.read() as tx:
+        job = jobs.get(tx, zombie.id)
+        assert (job.state, job.attempt, job.progress, job.model_id, job.error) == ("running", 2, 0.0, None, None)
+        assert jobs.last_checkpoint(tx, job.id) is None
+        assert not jobs.holds(tx, zombie.lease)
+
+
+def test_renewing_prolongs_the_lease(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db, lease_s=5)
+
+    with db.write() as tx:
+        jobs.renew(tx, job.lease, lease_s=LONG_S)
+
+    assert (read(db, job).lease_expires_at or 0) > (job.lease_expires_at or 0) + 500
+
+
+def test_progress_is_kept_with_its_stage_and_metrics(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+
+    with db.write() as tx:
+        jobs.report(tx, job.lease, lease_s=30, progress=0.25, stage="training", metrics={"loss": 0.5})
+
+    after = read(db, job)
+    assert (after.progress, after.stage, after.metrics) == (0.25, "training", {"loss": 0.5})
+
+
+def test_the_last_two_checkpoints_are_kept_and_the_newest_is_given(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+
+    for number in range(1, 5):
+        with db.write() as tx:
+            jobs.save_checkpoint(tx, job.lease, number=number, state=b"state %d" % number)
+
+    with db.read() as tx:
+        assert jobs.last_checkpoint(tx, job.id) == b"state 4"
+        assert sorted(tx.execute(sa.select(checkpoints.c.number)).scalars()) == [3, 4]
+
+
+def test_the_next_attempt_sees_the_checkpoint_of_the_one_before(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db, "a")
+    with db.write() as tx:
+        jobs.save_checkpoint(tx, job.lease, number=7, state=b"old")
+    expire(db, job)
+    taken = claimed(db, "b")
+
+    with db.write() as tx:
+        assert jobs.last_checkpoint(tx, job.id) == b"old"
+        jobs.save_checkpoint(tx, taken.lease, number=1, state=b"new")
+        assert jobs.last_checkpoint(tx, job.id) == b"new"
+
+
+def test_a_finished_job_has_its_model_and_no_checkpoints(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+    with db.write() as tx:
+        jobs.save_checkpoint(tx, job.lease, number=1, state=b"state")
+
+    with db.write() as tx:
+        jobs.finish(tx, job.lease, model_id="m", verdict="promoted")
+
+    after = read(db, job)
+    assert (after.state, after.progress, after.model_id, after.verdict) == ("succeeded", 1.0, "m", "promoted")
+    with db.read() as tx:
+        assert jobs.last_checkpoint(tx, job.id) is None
+
+
+def test_a_released_job_is_queued_again_at_no_cost(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db, "a")
+
+    with db.write() as tx:
+        jobs.release(tx, job.lease)
+
+    taken = claimed(db, "b")
+    assert (taken.attempt, taken.failures) == (2, 0)
+
+
+def test_a_crash_is_tried_again_after_a_pause(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+
+    with db.write() as tx:
+        jobs.fail(tx, job.lease, error="out of memory", retry=True)
+
+    after = read(db, job)
+    assert (after.state, after.failures, after.error, after.finished_at) == ("queued", 1, "out of memory", None)
+    assert 4 < after.run_after - after.read_at <= 5
+    assert claim(db) is None
+
+
+def test_the_third_crash_is_the_last(db: Database) -> None:
+    job = enqueue(db)
+    for _ in range(3):
+        with db.write() as tx:
+            tx.execute(sa.update(table).values(run_after=0.0))
+        lease = claimed(db).lease
+        with db.write() as tx:
+            jobs.fail(tx, lease, error="boom", retry=True)
+
+    after = read(db, job)
+    assert (after.state, after.failures, after.error) == ("failed", 3, "boom")
+    assert after.finished_at is not None
+
+
+def test_what_can_never_succeed_is_not_tried_again(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+
+    with db.write() as tx:
+        jobs.fail(tx, job.lease, error="no red wine", retry=False)
+
+    assert read(db, job).state == "failed"
+
+
+def test_a_job_that_kills_its_workers_is_given_up_by_the_reaper(db: Database) -> None:
+    job = enqueue(db)
+    for _ in range(3):
+        expire(db, claimed(db))
+
+    assert claim(db) is None
+    with db.write() as tx:
+        assert jobs.reap(tx) == 1
+        assert jobs.reap(tx) == 0
+    after = read(db, job)
+    assert (after.state, after.failures) == ("failed", 3)
+    assert "disappeared" in (after.error or "")
+
+
+def test_cancelling_a_queued_job_ends_it_at_once(db: Database) -> None:
+    job = enqueue(db)
+
+    with db.write() as tx:
+        assert jobs.cancel(tx, job.id).state == "cancelled"
+
+    assert claim(db) is None
+
+
+def test_a_running_job_is_cancelled_when_its_worker_lets_go_and_keeps_its_checkpoint(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+    with db.write() as tx:
+        jobs.save_checkpoint(tx, job.lease, number=1, state=b"state")
+
+    with db.write() as tx:
+        assert jobs.cancel(tx, job.id).state == "cancelling"
+    with pytest.raises(LeaseLost), db.write() as tx:
+        jobs.renew(tx, job.lease, lease_s=30)
+    with db.write() as tx:
+        assert jobs.confirm_cancel(tx, job.lease)
+        assert not jobs.confirm_cancel(tx, job.lease)
+
+    assert read(db, job).state == "cancelled"
+    with db.read() as tx:
+        assert jobs.last_checkpoint(tx, job.id) == b"state"
+
+
+def test_a_cancelling_job_whose_worker_died_is_ended_by_the_reaper(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+    with db.write() as tx:
+        jobs.cancel(tx, job.id)
+    expire(db, job)
+
+    with db.write() as tx:
+        assert jobs.reap(tx) == 1
+
+    assert read(db, job).state == "cancelled"
+
+
+def test_a_job_that_is_over_cannot_be_cancelled(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+    with db.write() as tx:
+        jobs.finish(tx, job.lease, model_id="m", verdict="")
+
+    with pytest.raises(Conflict, match="succeeded already"), db.write() as tx:
+        jobs.cancel(tx, job.id)
+
+
+def test_a_running_job_is_shown_as_stalled_once_its_lease_ran_out(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+    assert not read(db, job).stalled
+
+    expire(db, job)
+
+    assert read(db, job).stalled
+
+
+def test_an_unknown_job_is_not_found(db: Database) -> None:
+    with pytest.raises(NotFound, match="no job has the id 'nope'"), db.read() as tx:
+        jobs.get(tx, "nope")

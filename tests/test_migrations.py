@@ -1,0 +1,74 @@
+"""The schema: up, down, twice, by two at once, and said plainly when it is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from app import datasets, migrations, registry
+from app.db import Database, metadata
+from app.errors import DatabaseNotReady
+
+
+def tables(db: Database) -> set[str]:
+    with db.read() as tx:
+        return set(sa.inspect(tx).get_table_names()) - {"alembic_version"}
+
+
+def test_the_revisions_lead_to_the_tables_that_the_code_declares(database_url: str) -> None:
+    with closing(Database(database_url)) as db:
+        migrations.upgrade(db)
+
+        with db.read() as tx:
+            assert compare_metadata(MigrationContext.configure(tx), metadata) == []
+
+
+def test_upgrading_twice_changes_nothing_and_keeps_the_data(database_url: str) -> None:
+    with closing(Database(database_url)) as db:
+        migrations.upgrade(db)
+        datasets.install_starter(db)
+
+        migrations.upgrade(db)
+
+        with db.read() as tx:
+            assert datasets.get(tx, "starter").rows == 6497
+
+
+def test_downgrading_takes_every_table_away(database_url: str) -> None:
+    with closing(Database(database_url)) as db:
+        migrations.upgrade(db)
+
+        migrations.downgrade(db, "base")
+
+        assert tables(db) == set()
+
+
+def test_two_processes_that_start_at_once_migrate_once(database_url: str) -> None:
+    command = [sys.executable, "-m", "app.cli", "migrate"]
+    environment = os.environ | {"CUVEE_DATABASE_URL": database_url}
+
+    processes = [subprocess.Popen(command, env=environment) for _ in range(2)]
+
+    assert [process.wait(60) for process in processes] == [0, 0]
+    with closing(Database(database_url)) as db:
+        migrations.check(db)
+        with db.read() as tx:
+            assert len(registry.page(tx, limit=10, offset=0)) == 1
+
+
+def test_an_empty_database_is_told_from_a_ready_one(database_url: str) -> None:
+    with closing(Database(database_url)) as db, pytest.raises(DatabaseNotReady, match="found an empty database; run `cuvee migrate`"):
+        migrations.check(db)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://localhost/x"])
+def test_a_database_that_api_and_worker_cannot_share_is_refused(url: str) -> None:
+    with pytest.raises(DatabaseNotReady, match="expected"):
+        Database(url)

@@ -1,0 +1,258 @@
+"""Real workers, really killed: jobs are finished exactly once, whatever happens to who works on them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from safetensors.torch import load
+
+from app import jobs, registry
+from app.db import Database
+from app.jobs import Job, Request
+from app.params import resolve
+from app.sampler import Condition, Sampler
+from tests.conftest import TINY, wait_for
+
+LEASE_S = 2.0
+LONG_STEPS = 1_000_000
+STALL_S = 20.0  # longer than a training takes to say its first word on a slow machine
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # what is said of processes, not of databases
+
+
+class Workers:
+    """Worker processes on one database, ended when the test is over."""
+
+    def __init__(self, db: Database) -> None:
+        self._environment = os.environ | {
+            "CUVEE_DATABASE_URL": db.url.render_as_string(hide_password=False),
+            "CUVEE_LEASE_S": str(LEASE_S),
+            "CUVEE_POLL_INTERVAL_S": "0.1",
+            "CUVEE_CHECKPOINT_INTERVAL_S": "0.2",
+            "CUVEE_DEVICE": "cpu",
+        }
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-m", "worker", *arguments], env=self._environment | environment)
+        self._processes.append(process)
+        return process
+
+    def drain(self, **environment: str) -> None:
+        """One worker, until no job is ready."""
+        assert self.start("--drain", **environment).wait(120) == 0
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def workers(db: Database) -> Iterator[Workers]:
+    group = Workers(db)
+    yield group
+    group.end()
+
+
+def enqueue(db: Database, method: str = "gan", **given: object) -> Job:
+    tiny = {name: value for name, value in TINY.items() if method == "gan" or name not in ("latent", "steps")}
+    params = resolve(method, tiny | given).model_dump()
+    with db.write() as tx:
+        return jobs.enqueue(tx, Request(method=method, dataset_id="starter", params=params, seed=3))
+
+
+def read(db: Database, job: Job) -> Job:
+    with db.read() as tx:
+        return jobs.get(tx, job.id)
+
+
+def checkpointed_step(db: Database, job: Job) -> int:
+    """The step of the newest checkpoint, 0 before the first."""
+    with db.read() as tx:
+        state = jobs.last_checkpoint(tx, job.id)
+    return 0 if state is None else int(load(state)["step"])
+
+
+def child_of(process: subprocess.Popen[bytes]) -> psutil.Process:
+    """The training process of a worker."""
+    wait_for(lambda: psutil.Process(process.pid).children())
+    return psutil.Process(process.pid).children()[0]
+
+
+def wait_until_training(db: Database, job: Job) -> None:
+    wait_for(lambda: checkpointed_step(db, job) > 0)
+
+
+def models_of(db: Database, job: Job) -> list[str]:
+    with db.read() as tx:
+        return [model.id for model in registry.page(tx, limit=100, offset=0) if model.job_id == job.id]
+
+
+def test_a_job_becomes_a_registered_model_that_pours(db: Database, workers: Workers) -> None:
+    job = enqueue(db)
+
+    workers.drain()
+
+    done = read(db, job)
+    assert (done.state, done.progress, done.attempt, done.failures, done.error) == ("succeeded", 1.0, 1, 0, None)
+    assert models_of(db, job) == [done.model_id]
+    with db.read() as tx:
+        bundle = registry.load(tx, str(done.model_id))
+    assert bundle.manifest.lineage.job_id == job.id
+    assert [len(block) for block in Sampler(bundle).blocks(Condition(), seed=1, offset=0, n=7)] == [7]
+
+
+def test_a_killed_training_is_noticed_and_resumed_from_its_checkpoint_by_another_worker(db: Database, workers: Workers) -> None:
+    job = enqueue(db, steps=3000)
+    first = workers.start()
+    wait_for(lambda: checkpointed_step(db, job) > 200)
+    child_of(first).kill()
+    wait_for(lambda: read(db, job).state == "queued")
+    first.kill()
+    failed, kept = read(db, job), checkpointed_step(db, job)
+    assert (failed.failures, failed.error) == (1, "the training process was killed (SIGKILL): most often the machine ran out of memory")
+
+    workers.start()
+    wait_for(lambda: read(db, job).attempt == 2 and "step" in read(db, job).metrics)
+    assert read(db, job).metrics["step"] > kept  # from scratch it would begin at 25
+
+    wait_for(lambda: read(db, job).state == "succeeded")
+    assert models_of(db, job) == [read(db, job).model_id]
+
+
+@ON_SQLITE
+def test_a_killed_worker_leaves_no_orphan_and_its_job_goes_to_another(db: Database, workers: Workers) -> None:
+    job = enqueue(db, steps=LONG_STEPS)
+    first = workers.start()
+    wait_until_training(db, job)
+    child = child_of(first)
+
+    first.kill()
+
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    workers.start()
+    wait_for(lambda: read(db, job).attempt == 2)
+    assert read(db, job).failures == 1
+
+
+def test_a_stopped_worker_that_wakes_after_its_lease_can_write_nothing(db: Database, workers: Workers) -> None:
+    job = enqueue(db, steps=LONG_STEPS)
+    zombie = workers.start()
+    wait_until_training(db, job)
+    zombies_child = child_of(zombie)
+    zombie.send_signal(signal.SIGSTOP)
+    wait_for(lambda: read(db, job).stalled)
+    heir = workers.start()
+    wait_for(lambda: read(db, job).attempt == 2)
+
+    zombie.send_signal(signal.SIGCONT)
+
+    wait_for(lambda: not zombies_child.is_running())  # it understood, and ended its training
+    assert zombie.poll() is None
+    now = read(db, job)
+    assert (now.state, now.attempt) == ("running", 2)
+    assert now.worker is not None
+    assert now.worker.endswith(f":{heir.pid}")
+
+
+def test_cancelling_stops_a_running_job_within_five_seconds(db: Database, workers: Workers) -> None:
+    job = enqueue(db, steps=LONG_STEPS)
+    worker = workers.start()
+    wait_until_training(db, job)
+    child = child_of(worker)
+
+    with db.write() as tx:
+        assert jobs.cancel(tx, job.id).state == "cancelling"
+
+    wait_for(lambda: read(db, job).state == "cancelled", timeout_s=5)
+    assert not child.is_running()
+    assert checkpointed_step(db, job) > 0
+    assert worker.poll() is None
+
+
+def test_sigterm_releases_the_job_at_no_cost(db: Database, workers: Workers) -> None:
+    job = enqueue(db, steps=LONG_STEPS)
+    worker = workers.start()
+    wait_until_training(db, job)
+    child = child_of(worker)
+
+    worker.terminate()
+
+    assert worker.wait(20) == 0
+    assert not child.is_running()
+    released = read(db, job)
+    assert (released.state, released.attempt, released.failures, released.error) == ("queued", 1, 0, None)
+
+
+@ON_SQLITE
+def test_a_job_that_can_never_succeed_fails_at_once_and_says_why(db: Database, workers: Workers) -> None:
+    job = enqueue(db)
+
+    workers.drain(CUVEE_DEVICE="cuda")
+
+    failed = read(db, job)
+    assert (failed.state, failed.failures) == ("failed", 1)
+    assert "CUVEE_DEVICE is cuda" in (failed.error or "")
+
+
+@ON_SQLITE
+def test_a_training_that_says_nothing_is_ended_and_tried_again(db: Database, workers: Workers) -> None:
+    job = enqueue(db, steps=LONG_STEPS)
+    worker = workers.start(CUVEE_STALL_S=str(STALL_S), CUVEE_LEASE_S="60")
+    wait_until_training(db, job)
+    child = child_of(worker)
+
+    child.suspend()
+
+    wait_for(lambda: read(db, job).failures == 1)
+    assert read(db, job).error == "the training said nothing for 20 s and was ended"
+    assert not child.is_running()
+
+
+@ON_SQLITE
+def test_a_gan_starts_from_a_registered_classifier(db: Database, workers: Workers) -> None:
+    classifier_job = enqueue(db, "classifier")
+    workers.drain()
+    classifier = str(read(db, classifier_job).model_id)
+
+    job = enqueue(db, classifier=classifier)
+    workers.drain()
+
+    with db.read() as tx:
+        model = registry.load(tx, str(read(db, job).model_id))
+        original = registry.load(tx, classifier)
+    assert model.manifest.lineage.classifier_model == classifier
+    assert model.parts["classifier.safetensors"] == original.parts["classifier.safetensors"]
+
+
+def test_ctrl_c_stops_api_and_worker_cleanly(tmp_path: Path, unused_port: int) -> None:
+    environment = os.environ | {"CUVEE_DATABASE_URL": f"sqlite:///{tmp_path}/cuvee.db", "CUVEE_PORT": str(unused_port)}
+    process = subprocess.Popen([sys.executable, "-m", "app.cli", "up"], env=environment)
+    url = f"http://127.0.0.1:{unused_port}"
+
+    wait_for(lambda: answers(f"{url}/readyz"))
+    wait_for(lambda: len(psutil.Process(process.pid).children()) == 2)
+    children = psutil.Process(process.pid).children()
+    assert len(httpx.get(f"{url}/samples?n=500&quality=7").json()) == 500
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(30) == 0
+    assert not any(child.is_running() for child in children)
+    with closing(Database(environment["CUVEE_DATABASE_URL"])) as db, db.read() as tx:
+        assert jobs.page(tx, state=None, limit=1, offset=0) == []
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
