@@ -13,23 +13,17 @@ RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb
     open('api.txt', 'w').write('\n'.join(project['dependencies'] + extras['postgres'])); \
     open('worker.txt', 'w').write('\n'.join(extras['worker']))"
 
-FROM base AS api-packages
-COPY constraints.txt .
-COPY --from=requirements /srv/cuvee/api.txt .
-RUN python -m venv --without-pip /venv && pip --python /venv install --no-cache-dir -c constraints.txt -r api.txt
-
-FROM api-packages AS worker-packages
-COPY --from=requirements /srv/cuvee/worker.txt .
-# pip reads it: names an index with the CPU build of the pinned torch, where pip's own has only the far larger CUDA build
-ARG PIP_EXTRA_INDEX_URL
-RUN pip --python /venv install --no-cache-dir -c constraints.txt -r worker.txt
-
 FROM base AS source
 WORKDIR /source
 COPY app app
 COPY worker worker
 # a strict umask of whoever cloned must not lock the image's user out
 RUN chmod -R a+rX .
+
+FROM base AS api-packages
+COPY constraints.txt .
+COPY --from=requirements /srv/cuvee/api.txt .
+RUN python -m venv --without-pip /venv && pip --python /venv install --no-cache-dir -c constraints.txt -r api.txt
 
 FROM base AS api
 COPY --from=api-packages /venv /venv
@@ -41,6 +35,12 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['CUVEE_PORT'] + '/healthz', timeout=2)"]
 ENTRYPOINT ["python", "-m", "app.cli"]
 CMD ["api"]
+
+FROM api-packages AS worker-packages
+COPY --from=requirements /srv/cuvee/worker.txt .
+# pip reads it: it may name an index with the CPU build of the pinned torch, where pip's own has only the far larger CUDA build
+ARG PIP_EXTRA_INDEX_URL
+RUN pip --python /venv install --no-cache-dir -c constraints.txt -r worker.txt
 
 FROM base AS worker
 COPY --from=worker-packages /venv /venv

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
 import threading
 from contextlib import closing
+from typing import NoReturn
 
 from app import datasets, main, migrations, registry
 from app.db import Database
@@ -34,7 +36,7 @@ def run() -> int:
         case "api":
             return main.main()
         case "worker":
-            return subprocess.call([*_worker_command(), *(["--drain"] if arguments.drain else [])])
+            return worker(drain=arguments.drain)
         case _:
             return migrate() or up()
 
@@ -52,6 +54,12 @@ def migrate() -> int:
         return 1
     print(f"database ready; starter model {model_id}", file=sys.stderr)
     return 0
+
+
+def worker(*, drain: bool) -> NoReturn:
+    """Becomes the worker: not its parent, for signals are meant for the worker itself."""
+    command = [*_worker_command(), *(["--drain"] if drain else [])]
+    os.execv(command[0], command)
 
 
 def up() -> int:

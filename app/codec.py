@@ -16,19 +16,20 @@ Only numpy, and the state is plain integers and floats: it travels in the manife
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.density import DensityModel, fit_density
 from app.errors import BundleInvalid
 from app.wine import COLUMNS, DENSITY, FREE_SO2, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Ticks, Wines
 
 FIELDS = tuple({"total_sulfur_dioxide": "bound_sulfur_dioxide", "density": "density_residual"}.get(c.name, c.name) for c in COLUMNS)
 CELLS = 2**16  # resolution of u on the way out: 13 cells for one wine among 4,898
 EDGE_U = 1e-4  # u stays inside [EDGE_U, 1 - EDGE_U]: scores within +-3.72, as in training
-RIDGE = 3.0  # penalty on standardised quadratic features (R2 .91 red, .98 white)
 RESIDUAL_SCALE = 1000.0  # ticks of the residual per g/dm3
 DENSITY_PER_TICK = 1000.0 / COLUMNS[DENSITY].scale  # g/dm3
 OUTSIDE_SCORE = 6.0  # a scored value far outside of what training saw is clipped here
@@ -86,31 +87,18 @@ class FieldTable:
         Outside the range the score goes on with the slope of the whole range, so that a wine that is twice too strong
         does not look like the strongest one seen.
         """
-        cdf = self.cdf()
-        middle = np.clip((cdf + np.r_[0.0, cdf[:-1]]) / 2, EDGE_U, 1 - EDGE_U)
-        normal = NormalDist()
-        known = np.array([normal.inv_cdf(u) for u in middle])
-        low, high = self.values[0], self.values[-1]
+        known, low, high = self._known_scores, self.values[0], self.values[-1]
         slope = (known[-1] - known[0]) / max(high - low, 1)
         over = np.maximum(values - high, 0) + np.minimum(values - low, 0)
         return np.asarray(np.interp(values, self.values, known) + slope * over)
 
-
-@dataclass(frozen=True)
-class DensityModel:
-    """Density (g/dm3) of one type from its other ten fields: standardise, square, standardise, one dot product."""
-
-    mean: Floats  # (10,)
-    std: Floats  # (10,)
-    feature_mean: Floats  # (65,)
-    feature_std: Floats  # (65,)
-    weights: Floats  # (65,)
-    intercept: float
-
-    def predict(self, others: Floats) -> Floats:
-        """g/dm3, (rows,), from the other ten fields in ticks, (rows, 10)."""
-        features = _quadratic((others - self.mean) / self.std)  # (rows, 65)
-        return np.asarray((features - self.feature_mean) / self.feature_std @ self.weights + self.intercept)
+    @cached_property
+    def _known_scores(self) -> Floats:
+        """The normal score of each value's middle rank, (k,)."""
+        cdf = self.cdf()
+        middle = np.clip((cdf + np.r_[0.0, cdf[:-1]]) / 2, EDGE_U, 1 - EDGE_U)
+        normal = NormalDist()
+        return np.array([normal.inv_cdf(u) for u in middle])
 
 
 @dataclass(frozen=True)
@@ -223,7 +211,7 @@ def fit(wines: Wines) -> Codec:
 
 
 def _fit_type(ticks: Ticks) -> TypeCodec:
-    density = _fit_density(ticks)
+    density = fit_density(_others(_swap_bound(ticks)), np.asarray(ticks[:, DENSITY] * DENSITY_PER_TICK, dtype=np.float64))
     fields = _to_fields(ticks, density)
     tables = tuple(_table(fields[:, j]) for j in range(len(FIELDS)))
     observed = _table(ticks[:, DENSITY].astype(np.int64))
@@ -257,23 +245,6 @@ def _recalibrate(codec: TypeCodec, u: Floats) -> TypeCodec:
     return TypeCodec(tables, codec.density, _grid(_compose(fields, codec.density), codec.grid.table))
 
 
-def _fit_density(ticks: Ticks) -> DensityModel:
-    others = _others(_swap_bound(ticks))
-    target = ticks[:, DENSITY] * DENSITY_PER_TICK
-    mean, std = others.mean(0), _spread(others)
-    features = _quadratic((others - mean) / std)
-    feature_mean, feature_std = features.mean(0), _spread(features)
-    x = (features - feature_mean) / feature_std
-    weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (target - target.mean()))
-    return DensityModel(mean, std, feature_mean, feature_std, weights, float(target.mean()))
-
-
-def _spread(columns: Floats) -> Floats:
-    """The standard deviation of each column, 1 where it is constant."""
-    std = columns.std(0)
-    return np.where(std > 0, std, 1.0)
-
-
 def _to_fields(ticks: Ticks, density: DensityModel) -> Ints:
     """Rows in ticks, (rows, 11), as fields in ticks, (rows, 11)."""
     fields = _swap_bound(ticks)
@@ -296,14 +267,6 @@ def _swap_bound(ticks: Ticks) -> Ints:
 def _others(fields: NDArray[Any]) -> Floats:
     """The fields that density is predicted from, (rows, 10) float64."""
     return np.delete(fields, DENSITY, axis=1).astype(np.float64)
-
-
-_PAIRS = np.triu_indices(len(FIELDS) - 1)
-
-
-def _quadratic(x: Floats) -> Floats:
-    """x and every product of two of its columns: (rows, 10) -> (rows, 65)."""
-    return np.concatenate([x, x[:, _PAIRS[0]] * x[:, _PAIRS[1]]], axis=1)
 
 
 def to_state(codec: Codec) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, closing
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app import __version__, migrations
 from app.api import datasets, health, jobs, models, problems, samples, scores
@@ -34,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         db.close()
 
-    app = FastAPI(title="Cuvée", summary=SUMMARY, version=__version__, lifespan=lifespan, responses={"4XX": {"model": problems.Problem}})
+    app = FastAPIOffline(title="Cuvée", summary=SUMMARY, version=__version__, lifespan=lifespan, responses={"4XX": {"model": problems.Problem}})
     app.add_middleware(BodyLimit, limit=settings.max_upload_bytes)
     problems.install(app)
     for noun in (samples, scores, jobs, models, datasets, health):

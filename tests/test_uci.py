@@ -93,9 +93,11 @@ def served(answer: Answer) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/wine+quality.zip"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/wine+quality.zip"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager

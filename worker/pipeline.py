@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -59,7 +60,9 @@ class _Run:
 
     def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
         if time.monotonic() - self._progress_at >= PROGRESS_INTERVAL_S:
-            self._watcher.progress(TRAINING_SHARE * step / steps, "training", {"step": step, "steps": steps, **metrics()})
+            values = metrics()
+            _check_finite(values, step)
+            self._watcher.progress(TRAINING_SHARE * step / steps, "training", {"step": step, "steps": steps, **values})
             self._progress_at = time.monotonic()
         if state is not None and time.monotonic() - self._checkpoint_at >= self._checkpoint_interval_s:
             self._watcher.checkpoint(state())
@@ -89,6 +92,12 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
 
     watcher.progress(TRAINING_SHARE + 0.03, "measuring", {})
     return pack(_measured(manifest, parts, trained, rows=rows, fitted=fitted), parts)
+
+
+def _check_finite(values: Metrics, step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingRefused(f"the training diverged: {name} is {value} at step {step}; a lower lr, or the loss 'r3gan' with its gamma, is steadier")
 
 
 def _device(name: str) -> torch.device:

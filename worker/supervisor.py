@@ -90,16 +90,25 @@ class Supervisor:
             return False
         log.info("job %s: attempt %d (%s on %s)", job.id, job.attempt, job.method, job.dataset_id)
         try:
-            self._work(job)
+            self._attempt(job)
         except LeaseLost as lost:
             log.warning("job %s: %s", job.id, lost.detail)
             with self._db.write() as tx:
                 jobs.confirm_cancel(tx, job.lease)
-        except Stopped:
-            with self._db.write() as tx:
-                jobs.release(tx, job.lease)
-            log.info("job %s: released, another worker goes on from its last checkpoint", job.id)
         return True
+
+    def _attempt(self, job: Job) -> None:
+        """Works on the job, and leaves it in a state that anybody can go on from, whatever happens here."""
+        try:
+            self._work(job)
+        except Stopped:
+            self._insist(lambda tx: jobs.release(tx, job.lease))
+            log.info("job %s: released, another worker goes on from its last checkpoint", job.id)
+        except (LeaseLost, sa.exc.OperationalError):
+            raise
+        except Exception as error:
+            log.exception("job %s: the worker itself failed", job.id)
+            self._fail(job, f"the worker failed: {type(error).__name__}: {error}")
 
     def _work(self, job: Job) -> None:
         try:
@@ -178,7 +187,8 @@ class Supervisor:
 
     def _check(self, lease: Lease) -> None:
         """``LeaseLost`` if the job was cancelled or taken over; cheap enough to ask every second."""
-        with self._db.read() as tx:
+        # without an answer there is no news: renewing the lease is what insists on one
+        with suppress(sa.exc.OperationalError), self._db.read() as tx:
             if not jobs.holds(tx, lease):
                 raise LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: cancelled, or taken over")
 
@@ -192,7 +202,7 @@ class Supervisor:
             except sa.exc.OperationalError as error:
                 if time.monotonic() > give_up_at:
                     raise LeaseLost(f"the database did not answer for {self._settings.lease_s * GIVE_UP_SHARE:g} s: {error.orig}") from error
-                self._stop.wait(DATABASE_RETRY_S)
+                time.sleep(DATABASE_RETRY_S)
 
     def _assignment(self, job: Job) -> Assignment:
         with self._db.read() as tx:

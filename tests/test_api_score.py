@@ -1,0 +1,126 @@
+"""``POST /score``: one score per wine, the same whatever it is scored beside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from app import registry
+from app.bundle import unpack
+from app.db import Database
+from app.wine import Wines
+from tests.conftest import Silent, assignment
+from worker.pipeline import work
+
+
+def scores(api: httpx.Client, rows: list[Any], **more: str) -> list[Any]:
+    """The scores of these rows."""
+    answer = api.post("/score", json={"rows": rows} | more)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["rows"])
+
+
+def pour(api: httpx.Client, query: str) -> list[Any]:
+    """Rows as ``GET /samples`` gives them."""
+    return list(api.get(f"/samples?{query}").json())
+
+
+def test_there_is_one_score_for_each_row(api: httpx.Client) -> None:
+    assert [len(scores(api, pour(api, f"n={n}&seed=1"))) for n in (1, 31, 32, 33, 100)] == [1, 31, 32, 33, 100]
+
+
+def test_scores_come_in_the_order_of_the_rows(api: httpx.Client) -> None:
+    rows = pour(api, "n=50&seed=1")
+    assert scores(api, rows[::-1]) == scores(api, rows)[::-1]
+
+
+def test_a_score_does_not_depend_on_the_rows_beside_it(api: httpx.Client) -> None:
+    rows = pour(api, "n=100&seed=2")
+    alone = [scores(api, [row])[0] for row in rows]
+    batches = [scores(api, rows[:size]) for size in range(1, 101)]
+    assert batches == [alone[:size] for size in range(1, 101)]
+
+
+def test_a_score_does_not_depend_on_its_place_among_the_rows(api: httpx.Client) -> None:
+    rows = pour(api, "n=40&seed=2")
+    whole = scores(api, rows)
+    assert [scores(api, rows[first:]) for first in range(40)] == [whole[first:] for first in range(40)]
+
+
+def test_p_real_is_a_probability(api: httpx.Client) -> None:
+    assert [s for s in scores(api, pour(api, "n=1000&seed=3")) if not 0 <= s["p_real"] <= 1] == []
+
+
+def test_p_real_is_a_probability_also_for_wines_at_the_physical_bounds(api: httpx.Client) -> None:
+    wine = pour(api, "n=1&seed=3")[0]
+    low = wine | {"fixed_acidity": 0, "citric_acid": 0, "density": 0.95, "pH": 2, "alcohol": 5, "free_sulfur_dioxide": 0, "total_sulfur_dioxide": 0}
+    high = wine | {"fixed_acidity": 30, "residual_sugar": 300, "density": 1.15, "pH": 5, "alcohol": 20, "total_sulfur_dioxide": 1000}
+    assert [s for s in scores(api, [low, high]) if not 0 <= s["p_real"] <= 1] == []
+
+
+def test_a_wine_with_another_wine_s_density_looks_less_real(api: httpx.Client) -> None:
+    rows = pour(api, "n=200&seed=3&type=white")
+    odd = [row | {"density": other["density"], "alcohol": third["alcohol"]} for row, other, third in zip(rows, rows[1:], rows[2:], strict=False)]
+    assert sum(s["p_real"] for s in scores(api, odd)) / len(odd) < sum(s["p_real"] for s in scores(api, rows)) / len(rows)
+
+
+def test_a_predicted_quality_is_on_the_tasters_scale(api: httpx.Client) -> None:
+    assert {s["predicted_quality"] for s in scores(api, pour(api, "n=1000&seed=3"))} <= set(range(11))
+
+
+def test_a_predicted_quality_does_not_look_at_the_score_that_it_has_to_tell(api: httpx.Client) -> None:
+    wine = pour(api, "n=1&seed=3")[0]
+    assert len({s["predicted_quality"] for s in scores(api, [wine | {"quality": quality} for quality in range(11)])}) == 1
+
+
+def test_wines_poured_at_quality_8_are_predicted_better_than_wines_poured_at_4(api: httpx.Client) -> None:
+    worse, better = (sum(s["predicted_quality"] for s in scores(api, pour(api, f"n=200&seed=3&quality={q}"))) for q in (4, 8))
+    assert worse < better
+
+
+def test_whole_numbers_are_numbers(api: httpx.Client) -> None:
+    wine = pour(api, "n=1&seed=3")[0]
+    assert scores(api, [wine | {"alcohol": 10}]) == scores(api, [wine | {"alcohol": 10.0}])
+
+
+def test_the_answer_names_the_model_that_an_alias_stands_for(api: httpx.Client) -> None:
+    champion = api.get("/models/champion").json()["id"]
+    assert api.post("/score", json={"rows": pour(api, "n=1")}).json()["model"] == champion
+
+
+def test_a_model_can_be_named_by_its_id(api: httpx.Client) -> None:
+    rows, champion = pour(api, "n=5&seed=1"), api.get("/models/champion").json()["id"]
+    assert scores(api, rows, model=champion) == scores(api, rows)
+
+
+def test_another_model_gives_other_scores(api: httpx.Client, sqlite_db: Database, tiny_bundle: bytes) -> None:
+    tiny = unpack(tiny_bundle)
+    with sqlite_db.write() as tx:
+        registry.publish(tx, tiny, tiny_bundle, job_id=None)
+    rows = pour(api, "n=5&seed=1")
+    assert scores(api, rows, model=tiny.id) != scores(api, rows)
+
+
+@pytest.fixture(scope="module")
+def classifier_bundle(few_wines: Wines) -> bytes:
+    """A model that knows qualities and nothing else."""
+    return work(assignment(few_wines, method="classifier"), Silent())
+
+
+def test_a_model_without_a_discriminator_can_not_score(api: httpx.Client, sqlite_db: Database, classifier_bundle: bytes) -> None:
+    model = unpack(classifier_bundle)
+    with sqlite_db.write() as tx:
+        registry.publish(tx, model, classifier_bundle, job_id=None)
+    answer = api.post("/score", json={"rows": pour(api, "n=1"), "model": model.id})
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:cuvee:conflict")
+    assert answer.json()["detail"] == f"model {model.id} was trained by method 'classifier' and has no discriminator to score with; GET /models lists others"
+
+
+def test_a_model_without_a_generator_can_not_pour(api: httpx.Client, sqlite_db: Database, classifier_bundle: bytes) -> None:
+    model = unpack(classifier_bundle)
+    with sqlite_db.write() as tx:
+        registry.publish(tx, model, classifier_bundle, job_id=None)
+    answer = api.get(f"/samples?model={model.id}")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:cuvee:conflict")
