@@ -47,5 +47,4 @@ COPY --from=worker-packages /venv /venv
 COPY --from=source /source .
 USER cuvee
 # no HEALTHCHECK: an idle worker shows no sign of life, and of one that hangs on a job the queue knows by its lease
-# not `app.cli worker`: it starts the worker as a child, which SIGTERM would not reach
 ENTRYPOINT ["python", "-m", "worker"]

@@ -25,7 +25,7 @@ lock: ## pin the newest versions of everything in constraints.txt
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet 'torch==2.13.0' '.[worker,postgres,dev]'
 	# the suffix of a local torch build (2.13.0+cpu) is dropped, so that every index has what is pinned
-	build/lock/bin/pip freeze --exclude cuvee | sed 's/+cpu$$//' > constraints.txt
+	build/lock/bin/pip freeze --all --exclude pip --exclude cuvee | sed 's/+cpu$$//' > constraints.txt
 
 starter: $(VENV)/.run ## train the starter model again and pour its dataset (five minutes)
 	$(BIN)/python scripts/pour_starter.py

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import onnxruntime as ort
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report their use to their maker, from their import on
+
+import onnxruntime as ort  # noqa: E402 - the line above comes first on purpose
 
 
 def session(graph: bytes) -> ort.InferenceSession:
     """A session for an ONNX graph. One thread: for nets this small a second costs more than it brings."""
-    ort.disable_telemetry_events()  # some builds would report their use to their maker
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -178,7 +178,7 @@ def api(sqlite_db: Database, tmp_path: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def wait_for(condition: Callable[[], object], *, timeout_s: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], *, timeout_s: float = 90.0) -> None:
     """Returns once the condition holds; fails the test if it never does."""
     deadline = time.monotonic() + timeout_s
     while not condition():

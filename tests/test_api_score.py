@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-import pytest
 
 from app import registry
-from app.bundle import unpack
+from app.bundle import Bundle, Calibration, pack, unpack
 from app.db import Database
-from app.wine import Wines
-from tests.conftest import Silent, assignment
-from worker.pipeline import work
 
 
 def scores(api: httpx.Client, rows: list[Any], **more: str) -> list[Any]:
@@ -95,32 +91,45 @@ def test_a_model_can_be_named_by_its_id(api: httpx.Client) -> None:
     assert scores(api, rows, model=champion) == scores(api, rows)
 
 
-def test_another_model_gives_other_scores(api: httpx.Client, sqlite_db: Database, tiny_bundle: bytes) -> None:
-    tiny = unpack(tiny_bundle)
-    with sqlite_db.write() as tx:
-        registry.publish(tx, tiny, tiny_bundle, job_id=None)
+def register(db: Database, starter: Bundle, without: set[str], **changes: object) -> str:
+    """The id of a new model: the starter without some of its parts, its manifest changed."""
+    parts = {name: part for name, part in starter.parts.items() if name not in without}
+    digests = {name: starter.manifest.parts[name] for name in parts}
+    data = pack(starter.manifest.model_copy(update=changes | {"parts": digests}), parts)
+    bundle = unpack(data)
+    with db.write() as tx:
+        registry.publish(tx, bundle, data, job_id=None)
+    return bundle.id
+
+
+def test_another_model_gives_other_scores(api: httpx.Client, sqlite_db: Database, starter: Bundle) -> None:
+    other = register(sqlite_db, starter, set(), calibration=Calibration(slope=1.0, intercept=3.0, rows=1, in_sample=False))
     rows = pour(api, "n=5&seed=1")
-    assert scores(api, rows, model=tiny.id) != scores(api, rows)
+    assert scores(api, rows, model=other) != scores(api, rows)
 
 
-@pytest.fixture(scope="module")
-def classifier_bundle(few_wines: Wines) -> bytes:
-    """A model that knows qualities and nothing else."""
-    return work(assignment(few_wines, method="classifier"), Silent())
+def test_a_model_without_a_discriminator_can_not_score(api: httpx.Client, sqlite_db: Database, starter: Bundle) -> None:
+    model = register(sqlite_db, starter, {"generator.onnx", "discriminator.onnx"}, method="classifier", calibration=None)
+    answer = api.post("/score", json={"rows": pour(api, "n=1"), "model": model})
+    assert (answer.status_code, answer.json()["type"], answer.json()["detail"]) == (
+        409,
+        "urn:cuvee:conflict",
+        f"model {model} was trained by method 'classifier' and has no discriminator to score with; GET /models lists others",
+    )
 
 
-def test_a_model_without_a_discriminator_can_not_score(api: httpx.Client, sqlite_db: Database, classifier_bundle: bytes) -> None:
-    model = unpack(classifier_bundle)
-    with sqlite_db.write() as tx:
-        registry.publish(tx, model, classifier_bundle, job_id=None)
-    answer = api.post("/score", json={"rows": pour(api, "n=1"), "model": model.id})
-    assert (answer.status_code, answer.json()["type"]) == (409, "urn:cuvee:conflict")
-    assert answer.json()["detail"] == f"model {model.id} was trained by method 'classifier' and has no discriminator to score with; GET /models lists others"
+def test_a_model_without_a_generator_can_not_pour(api: httpx.Client, sqlite_db: Database, starter: Bundle) -> None:
+    model = register(sqlite_db, starter, {"generator.onnx", "discriminator.onnx"}, method="classifier", calibration=None)
+    answer = api.get(f"/samples?model={model}")
+    assert (answer.status_code, answer.json()["type"], answer.json()["detail"]) == (
+        409,
+        "urn:cuvee:conflict",
+        f"model {model} was trained by method 'classifier', which does not generate wines; GET /models lists others",
+    )
 
 
-def test_a_model_without_a_generator_can_not_pour(api: httpx.Client, sqlite_db: Database, classifier_bundle: bytes) -> None:
-    model = unpack(classifier_bundle)
-    with sqlite_db.write() as tx:
-        registry.publish(tx, model, classifier_bundle, job_id=None)
-    answer = api.get(f"/samples?model={model.id}")
-    assert (answer.status_code, answer.json()["type"]) == (409, "urn:cuvee:conflict")
+def test_a_type_that_the_model_never_saw_is_refused_with_its_row_named(api: httpx.Client, sqlite_db: Database, starter: Bundle) -> None:
+    white_only = register(sqlite_db, starter, set(), labels={"white": starter.manifest.labels["white"]})
+    answer = api.post("/score", json={"rows": pour(api, "n=1&type=white") + pour(api, "n=1&type=red"), "model": white_only})
+    fault = answer.json()["errors"][0]
+    assert (answer.status_code, fault["pointer"], fault["expected"], fault["found"]) == (422, "/body/rows/1/type", "white", "red")

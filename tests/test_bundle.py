@@ -31,10 +31,10 @@ def files(bundle: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def container(content: dict[str, bytes], *, compression: int = zipfile.ZIP_STORED) -> bytes:
+def container(content: dict[str, bytes]) -> bytes:
     """A container that holds this."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in content.items():
             archive.writestr(name, data)
     return buffer.getvalue()
@@ -49,7 +49,7 @@ def with_manifest(bundle: bytes, change: Callable[[dict[str, Any]], None]) -> by
 
 
 def test_the_same_content_gives_the_same_bytes(tiny_bundle: bytes, tiny: Bundle) -> None:
-    backwards = dict(reversed(tiny.parts.items()))
+    backwards = dict(reversed(list(tiny.parts.items())))
     assert pack(tiny.manifest, backwards) == tiny_bundle
 
 
@@ -83,7 +83,7 @@ def test_a_flipped_byte_is_refused_or_changes_nothing_but_the_id(small: bytes, d
     assert bundle.id != good.id
 
 
-@pytest.mark.parametrize("method", [8, 9, 12, 14, 93, 99], ids=["deflate", "deflate64", "bzip2", "lzma", "zstd", "encrypted"])
+@pytest.mark.parametrize("method", [8, 9, 12, 14, 93, 99], ids=["deflate", "deflate64", "bzip2", "lzma", "zstd", "unknown"])
 def test_a_damaged_compression_method_is_refused(small: bytes, method: int) -> None:
     damaged = bytearray(small)
     for mark, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
@@ -140,7 +140,7 @@ def test_a_part_that_the_manifest_does_not_name_is_refused(small: bytes) -> None
 
 def test_a_container_that_unpacks_to_too_much_is_refused_before_it_is_unpacked() -> None:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(MANIFEST, b"{}")
         archive.infolist()[0].file_size = MAX_BYTES + 1  # what the directory at the end of the container claims
     with pytest.raises(BundleInvalid, match="unpacks to more than 268435456 bytes"):
@@ -149,8 +149,8 @@ def test_a_container_that_unpacks_to_too_much_is_refused_before_it_is_unpacked()
 
 def test_a_container_that_claims_less_than_it_holds_is_refused() -> None:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(MANIFEST, bytes(10**6))
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(MANIFEST, bytes(1000))
         archive.infolist()[0].file_size = 10
     with pytest.raises(BundleInvalid, match="container is damaged"):
         unpack(buffer.getvalue())

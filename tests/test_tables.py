@@ -10,7 +10,7 @@ from app.tables import read_csv
 from app.wine import NAMES
 
 HEADER = ",".join(NAMES)
-GOOD = dict(zip(NAMES, "7.4 0.7 0 1.9 0.076 11 34 0.9978 3.51 0.56 9.4 5 red".split(), strict=True))
+GOOD = dict(zip(NAMES, ["7.4", "0.7", "0", "1.9", "0.076", "11", "34", "0.9978", "3.51", "0.56", "9.4", "5", "red"], strict=True))
 
 
 def table(*rows: dict[str, str]) -> bytes:

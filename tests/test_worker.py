@@ -112,9 +112,9 @@ def test_a_job_becomes_a_registered_model_that_pours(db: Database, workers: Work
 
 
 def test_a_killed_training_is_noticed_and_resumed_from_its_checkpoint_by_another_worker(db: Database, workers: Workers) -> None:
-    job = enqueue(db, steps=3000)
+    job = enqueue(db, steps=1000)
     first = workers.start()
-    wait_for(lambda: checkpointed_step(db, job) > 200)
+    wait_for(lambda: checkpointed_step(db, job) > 100)
     child_of(first).kill()
     wait_for(lambda: read(db, job).state == "queued")
     first.kill()
@@ -125,7 +125,7 @@ def test_a_killed_training_is_noticed_and_resumed_from_its_checkpoint_by_another
     wait_for(lambda: read(db, job).attempt == 2 and "step" in read(db, job).metrics)
     assert read(db, job).metrics["step"] > kept  # from scratch it would begin at 25
 
-    wait_for(lambda: read(db, job).state == "succeeded")
+    wait_for(lambda: read(db, job).state == "succeeded", timeout_s=180)
     assert models_of(db, job) == [read(db, job).model_id]
 
 

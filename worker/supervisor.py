@@ -93,8 +93,8 @@ class Supervisor:
             self._attempt(job)
         except LeaseLost as lost:
             log.warning("job %s: %s", job.id, lost.detail)
-            with self._db.write() as tx:
-                jobs.confirm_cancel(tx, job.lease)
+            with suppress(LeaseLost):  # without a database: the reaper confirms it
+                self._insist(lambda tx: jobs.confirm_cancel(tx, job.lease))
         return True
 
     def _attempt(self, job: Job) -> None:
@@ -138,6 +138,7 @@ class Supervisor:
                 if self._heed(job, frame, child):
                     return
             if time.monotonic() - heard_at > self._settings.stall_s:
+                child.end()  # before another may start the same training beside it
                 self._fail(job, f"the training said nothing for {self._settings.stall_s:g} s and was ended")
                 return
             if time.monotonic() - renewed_at > self._settings.lease_s / 3:

@@ -1,0 +1,193 @@
+"""What the API says of itself: alive, ready, documented; and why it won't start, where it can't."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from app import migrations
+from app.db import Database, models
+from app.settings import Settings
+from tests.conftest import serve
+
+ROOT = Path(__file__).parent.parent
+CALLS = {
+    ("GET", "/samples"),
+    ("POST", "/score"),
+    ("POST", "/train"),
+    ("GET", "/jobs"),
+    ("GET", "/jobs/{job_id}"),
+    ("POST", "/jobs/{job_id}/cancel"),
+    ("GET", "/models"),
+    ("GET", "/models/{name}"),
+    ("GET", "/datasets"),
+    ("POST", "/datasets"),
+    ("GET", "/datasets/{dataset_id}"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+}
+
+
+def python(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A finished Python process with these settings and no others."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CUVEE_")}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment | settings, capture_output=True, text=True, timeout=60, check=False)
+
+
+def asked(db: Database, path: str) -> httpx.Response:
+    """The answer of a fresh server over ``db``."""
+    with serve(Settings(database_url=db.url.render_as_string(hide_password=False), download=False)) as client:
+        return client.get(path)
+
+
+def damage_bundles(db: Database, *, at: bytes) -> None:
+    """Changes the byte of every stored bundle before which ``at`` stands last."""
+    with db.write() as tx:
+        for model_id, bundle in tx.execute(sa.select(models.c.id, models.c.bundle)).all():
+            place = bundle.index(at) + len(at)
+            damaged = bundle[:place] + bytes([bundle[place] ^ 1]) + bundle[place + 1 :]
+            tx.execute(sa.update(models).where(models.c.id == model_id).values(bundle=damaged))
+
+
+def test_a_process_that_answers_is_alive(api: httpx.Client) -> None:
+    answer = api.get("/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+def test_an_api_with_a_champion_is_ready_and_names_it(api: httpx.Client) -> None:
+    answer = api.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "champion": api.get("/models/champion").json()["id"]})
+
+
+def test_an_api_whose_champion_is_damaged_is_not_ready(sqlite_db: Database) -> None:
+    damage_bundles(sqlite_db, at=b"generator.onnx")
+    answer = asked(sqlite_db, "/readyz")
+    assert (answer.status_code, answer.headers["content-type"], answer.json()["type"]) == (503, "application/problem+json", "urn:cuvee:bundle-invalid")
+
+
+def test_an_api_whose_champion_is_damaged_says_which_part_of_which_model(sqlite_db: Database) -> None:
+    with sqlite_db.read() as tx:
+        model_id = tx.execute(sa.select(models.c.id)).scalar_one()
+    damage_bundles(sqlite_db, at=b"generator.onnx")
+    detail = asked(sqlite_db, "/readyz").json()["detail"]
+    assert [word in detail for word in (model_id, "damaged", "generator.onnx")] == [True, True, True]
+
+
+def test_an_api_whose_champion_is_damaged_is_alive_all_the_same(sqlite_db: Database) -> None:
+    damage_bundles(sqlite_db, at=b"generator.onnx")
+    assert asked(sqlite_db, "/healthz").status_code == 200
+
+
+def test_an_api_without_a_champion_is_not_ready(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/cuvee.db")
+    migrations.upgrade(database)
+    answer = asked(database, "/readyz")
+    database.close()
+    assert (answer.status_code, "champion" in answer.json()["detail"]) == (503, True)
+
+
+def test_an_api_whose_schema_was_changed_under_it_is_not_ready(api: httpx.Client, sqlite_db: Database) -> None:
+    with sqlite_db.write() as tx:
+        tx.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    answer = api.get("/readyz")
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:cuvee:database-not-ready")
+    assert "found 9999; run `cuvee migrate`" in answer.json()["detail"]
+
+
+def schema(api: httpx.Client) -> Any:
+    """The OpenAPI document."""
+    return api.get("/openapi.json").json()
+
+
+def test_the_front_page_leads_somewhere_that_answers(api: httpx.Client) -> None:
+    assert api.get("/", follow_redirects=True).status_code == 200
+
+
+def test_the_docs_answer_with_a_page(api: httpx.Client) -> None:
+    answer = api.get("/docs")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+
+
+def test_every_call_is_documented(api: httpx.Client) -> None:
+    assert {(method.upper(), path) for path, calls in schema(api)["paths"].items() for method in calls} == CALLS
+
+
+def test_every_call_is_described_in_words(api: httpx.Client) -> None:
+    assert [path for path, calls in schema(api)["paths"].items() for call in calls.values() if not call.get("description")] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("gan", {"preset", "holdout", "split_seed", "classifier", "loss", "steps", "lr", "latent", "gamma", "penalty", "ema", "batch", "recalibrate"}),
+        ("classifier", {"preset", "holdout", "split_seed", "channels", "blocks", "hidden", "classifier_steps", "classifier_lr", "batch"}),
+    ],
+)
+def test_the_params_of_each_method_are_documented(api: httpx.Client, method: str, names: set[str]) -> None:
+    methods = schema(api)["components"]["schemas"]["TrainRequest"]["properties"]["params"]["anyOf"]
+    [documented] = [m["properties"] for m in methods if m["title"] == f"params of {method}"]
+    assert names <= set(documented)
+    assert [name for name, param in documented.items() if not param.get("description")] == []
+
+
+def test_what_samples_takes_is_documented(api: httpx.Client) -> None:
+    parameters = schema(api)["paths"]["/samples"]["get"]["parameters"]
+    assert [p["name"] for p in parameters] == ["n", "quality", "type", "seed", "offset", "model", "format"]
+
+
+def test_both_formats_of_samples_are_documented(api: httpx.Client) -> None:
+    assert set(schema(api)["paths"]["/samples"]["get"]["responses"]["200"]["content"]) == {"application/json", "text/csv"}
+
+
+def test_an_api_on_an_empty_database_does_not_start_and_says_what_to_run(tmp_path: Path) -> None:
+    ended = python("-m", "app.main", CUVEE_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", CUVEE_PORT="0")
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "cuvee api: expected schema revision 0001, found an empty database; run `cuvee migrate` with the same CUVEE_DATABASE_URL\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CUVEE_PORT", "abc"),
+        ("CUVEE_DEVICE", "abacus"),
+        ("CUVEE_DATABASE_URL", "nonsense"),
+        ("CUVEE_DATABASE_URL", "sqlite:////dev/null/cuvee.db"),
+        ("CUVEE_DATABASE_URL", "postgresql://127.0.0.1:1/cuvee"),
+    ],
+)
+def test_a_setting_that_can_not_be_is_named_and_nothing_starts(variable: str, value: str) -> None:
+    ended = python("-m", "app.main", **{variable: value})
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False), ended.stderr
+    assert variable in ended.stderr
+
+
+@pytest.mark.parametrize("module", ["app.main", "app.cli"])
+def test_the_api_loads_nothing_that_only_training_needs(module: str) -> None:
+    loaded = python("-c", f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})")
+    assert loaded.returncode == 0, loaded.stderr
+    assert {"torch", "worker", "onnx", "onnxscript", "sklearn", "safetensors", "pandas"} & set(loaded.stdout.split()) == set()
+
+
+def test_opening_and_asking_a_model_loads_nothing_that_only_training_needs() -> None:
+    script = """
+import sys
+from app import registry
+from app.bundle import unpack
+from app.sampler import Condition, Sampler
+from app.scorer import Scorer
+bundle = unpack(registry.starter_bytes())
+Scorer(bundle).score(next(Sampler(bundle).blocks(Condition(), seed=1, offset=0, n=5)))
+print(*{name.split('.')[0] for name in sys.modules})
+"""
+    loaded = python("-c", script)
+    assert loaded.returncode == 0, loaded.stderr
+    assert {"torch", "worker", "onnx", "onnxscript", "sklearn", "safetensors", "pandas"} & set(loaded.stdout.split()) == set()

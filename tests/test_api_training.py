@@ -1,0 +1,354 @@
+"""``POST /train`` and its jobs, datasets that are uploaded for it, and the models that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from app import jobs
+from app.db import Database
+from app.settings import Settings
+from app.wine import Wines
+from tests.conftest import csv_of, serve
+
+CSV = {"Content-Type": "text/csv"}
+
+
+@contextmanager
+def served_with(db: Database, data_dir: Path) -> Iterator[httpx.Client]:
+    """The API over ``db``, which may look for the original data in ``data_dir`` alone."""
+    url = db.url.render_as_string(hide_password=False)
+    with serve(Settings(database_url=url, data_dir=data_dir, cache_dir=data_dir / "cache", download=False)) as client:
+        yield client
+
+
+def train(api: httpx.Client, **body: object) -> Any:
+    """The job of a training that was accepted."""
+    answer = api.post("/train", json=body)
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def upload(api: httpx.Client, data: bytes, **query: str) -> httpx.Response:
+    """The answer to an upload of these bytes."""
+    return api.post("/datasets", content=data, headers=CSV, params=query)
+
+
+def listed(api: httpx.Client, query: str = "") -> list[str]:
+    """The ids of the jobs in a list."""
+    return [job["id"] for job in api.get(f"/jobs?{query}").json()]
+
+
+def test_a_training_is_accepted_with_its_job_s_address(api: httpx.Client) -> None:
+    answer = api.post("/train", json={})
+    job = answer.json()
+    assert (answer.status_code, answer.headers["location"], job["state"]) == (202, f"/jobs/{job['id']}", "queued")
+
+
+def test_a_new_job_has_done_nothing_yet(api: httpx.Client) -> None:
+    job = train(api)
+    assert (job["progress"], job["attempts"], job["failures"], job["model_id"], job["error"], job["started_at"]) == (0.0, 0, 0, None, None, None)
+
+
+def test_the_job_can_be_read_where_location_says(api: httpx.Client) -> None:
+    answer = api.post("/train", json={})
+    assert api.get(answer.headers["location"]).json() == answer.json()
+
+
+def test_the_starter_stands_in_for_original_data_that_can_not_be_had(api: httpx.Client) -> None:
+    assert train(api)["dataset"] == "starter"
+
+
+def test_a_stand_in_is_warned_of_in_the_answer_and_in_the_job(api: httpx.Client) -> None:
+    job = train(api)
+    warning = "trained on 'starter', which is synthetic (poured by Cuvée's own model), because the original UCI data can't be had from here"
+    assert [w.startswith(warning) for w in job["warnings"]] == [True]
+    assert api.get(f"/jobs/{job['id']}").json()["warnings"] == job["warnings"]
+
+
+def test_a_stand_in_is_warned_of_in_a_header(api: httpx.Client) -> None:
+    assert "which is synthetic" in api.post("/train", json={}).headers["cuvee-warning"]
+
+
+def test_training_on_the_starter_by_name_needs_no_warning(api: httpx.Client) -> None:
+    answer = api.post("/train", json={"dataset": "starter"})
+    assert (answer.json()["warnings"], "cuvee-warning" in answer.headers) == ([], False)
+
+
+def test_original_data_asked_for_by_name_are_never_replaced(api: httpx.Client) -> None:
+    answer = api.post("/train", json={"dataset": "uci"})
+    assert (answer.status_code, answer.headers["content-type"], answer.json()["type"]) == (503, "application/problem+json", "urn:cuvee:dataset-unavailable")
+    assert api.get("/jobs").json() == []
+
+
+def test_what_to_do_about_missing_original_data_is_said(api: httpx.Client) -> None:
+    assert "Put the two files into a folder and name it in CUVEE_DATA_DIR" in api.post("/train", json={"dataset": "uci"}).json()["detail"]
+
+
+@pytest.mark.parametrize("body", [{}, {"dataset": "uci"}])
+def test_a_damaged_file_in_the_data_folder_is_refused_and_left_as_it_is(sqlite_db: Database, tmp_path: Path, body: dict[str, str]) -> None:
+    for colour in ("red", "white"):
+        (tmp_path / f"winequality-{colour}.csv").write_bytes(b"damaged")
+    with served_with(sqlite_db, tmp_path) as client:
+        answer, queued = client.post("/train", json=body), client.get("/jobs").json()
+    assert (answer.status_code, answer.json()["type"], queued) == (503, "urn:cuvee:dataset-damaged", [])
+    assert (tmp_path / "winequality-white.csv").read_bytes() == b"damaged"
+
+
+def test_a_damaged_file_is_named_with_the_hash_expected_the_hash_found_and_what_to_do(sqlite_db: Database, tmp_path: Path) -> None:
+    for colour in ("red", "white"):
+        (tmp_path / f"winequality-{colour}.csv").write_bytes(b"damaged")
+    with served_with(sqlite_db, tmp_path) as client:
+        detail = client.post("/train", json={}).json()["detail"]
+    assert detail == (
+        f"{tmp_path}/winequality-white.csv is not the original winequality-white.csv: "
+        "expected SHA-256 76c3f809815c17c07212622f776311faeb31e87610d52c26d87d6e361b169836, "
+        "found 29c5e62b075f4f88a2742bb8e9bd08e0b0c3e43eb8acbde23fa3a6d74bc0dcb0. "
+        "Replace it with the file from UCI (data set 186, byte for byte), or remove it so that it is looked for elsewhere"
+    )
+
+
+def test_params_that_are_named_are_kept(api: httpx.Client) -> None:
+    params = train(api, params={"preset": "quick", "steps": 12, "loss": "ns", "holdout": 0})["params"]
+    assert (params["steps"], params["loss"], params["holdout"]) == (12, "ns", 0)
+
+
+def test_a_preset_fills_what_is_not_named(api: httpx.Client) -> None:
+    params = train(api, params={"preset": "quick", "steps": 12})["params"]
+    assert (params["preset"], params["steps"], params["classifier_steps"]) == ("quick", 12, 200)
+
+
+def test_params_of_nothing_named_are_the_default_preset_s(api: httpx.Client) -> None:
+    params = train(api)["params"]
+    assert (params["preset"], params["loss"], params["steps"], params["holdout"]) == ("default", "r3gan", 7000, 0.2)
+
+
+def test_an_alias_for_the_classifier_is_pinned_to_the_model_that_it_stands_for(api: httpx.Client) -> None:
+    champion = api.get("/models/champion").json()["id"]
+    assert train(api, params={"classifier": "champion"})["params"]["classifier"] == champion
+
+
+def test_a_classifier_can_be_trained_alone(api: httpx.Client) -> None:
+    assert train(api, method="classifier", params={"preset": "quick"})["params"]["classifier_steps"] == 200
+
+
+def test_a_seed_that_is_named_is_kept(api: httpx.Client) -> None:
+    assert train(api, seed=2**63 - 1)["seed"] == 9223372036854775807
+
+
+def test_two_trainings_without_a_seed_get_two(api: httpx.Client) -> None:
+    assert train(api)["seed"] != train(api)["seed"]
+
+
+def test_priority_and_promote_are_kept(api: httpx.Client) -> None:
+    job = train(api, priority=-7, promote="never")
+    assert (job["priority"], job["promote"]) == (-7, "never")
+
+
+def test_jobs_are_listed_newest_first(api: httpx.Client) -> None:
+    ids = [train(api)["id"] for _ in range(3)]
+    assert listed(api) == ids[::-1]
+
+
+def test_pages_of_jobs_follow_each_other(api: httpx.Client) -> None:
+    ids = [train(api)["id"] for _ in range(3)]
+    assert [listed(api, "limit=2"), listed(api, "limit=2&offset=2"), listed(api, "offset=3")] == [[ids[2], ids[1]], [ids[0]], []]
+
+
+def test_jobs_can_be_listed_by_state(api: httpx.Client) -> None:
+    waiting, cancelled = train(api)["id"], train(api)["id"]
+    api.post(f"/jobs/{cancelled}/cancel")
+    assert [listed(api, f"state={state}") for state in ("queued", "cancelled", "running")] == [[waiting], [cancelled], []]
+
+
+def test_a_queued_job_is_cancelled_at_once(api: httpx.Client) -> None:
+    job = train(api)
+    cancelled = api.post(f"/jobs/{job['id']}/cancel").json()
+    assert (cancelled["state"], cancelled["finished_at"] is None) == ("cancelled", False)
+    assert api.get(f"/jobs/{job['id']}").json() == cancelled
+
+
+def test_a_job_that_was_cancelled_can_not_be_cancelled_again(api: httpx.Client) -> None:
+    job = train(api)
+    api.post(f"/jobs/{job['id']}/cancel")
+    again = api.post(f"/jobs/{job['id']}/cancel")
+    assert (again.status_code, again.json()["type"]) == (409, "urn:cuvee:conflict")
+    assert again.json()["detail"] == f"job {job['id']} is cancelled already: only a queued or running job can be cancelled"
+
+
+def test_cancelling_a_running_job_twice_changes_nothing(api: httpx.Client, sqlite_db: Database) -> None:
+    job = train(api)
+    with sqlite_db.write() as tx:
+        jobs.claim(tx, worker="w", lease_s=60)
+    answers = [api.post(f"/jobs/{job['id']}/cancel") for _ in range(2)]
+    assert [(a.status_code, a.json()["state"]) for a in answers] == [(200, "cancelling"), (200, "cancelling")]
+
+
+def test_a_job_that_succeeded_can_not_be_cancelled(api: httpx.Client, sqlite_db: Database) -> None:
+    job = train(api)
+    with sqlite_db.write() as tx:
+        claimed = jobs.claim(tx, worker="w", lease_s=60)
+        assert claimed is not None
+        jobs.finish(tx, claimed.lease, model_id="m", verdict="not promoted")
+    answer = api.post(f"/jobs/{job['id']}/cancel")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:cuvee:conflict")
+    assert answer.json()["detail"] == f"job {job['id']} is succeeded already: only a queued or running job can be cancelled"
+
+
+def test_a_running_job_shows_how_far_it_is(api: httpx.Client, sqlite_db: Database) -> None:
+    job = train(api)
+    with sqlite_db.write() as tx:
+        claimed = jobs.claim(tx, worker="w", lease_s=60)
+        assert claimed is not None
+        jobs.report(tx, claimed.lease, lease_s=60, progress=0.5, stage="training", metrics={"step": 6.0})
+    shown = api.get(f"/jobs/{job['id']}").json()
+    assert (shown["state"], shown["progress"], shown["stage"], shown["metrics"], shown["attempts"]) == ("running", 0.5, "training", {"step": 6.0}, 1)
+
+
+def test_a_job_whose_worker_let_the_lease_run_out_is_shown_as_stalled(api: httpx.Client, sqlite_db: Database) -> None:
+    job = train(api)
+    with sqlite_db.write() as tx:
+        jobs.claim(tx, worker="w", lease_s=-1)
+    shown = api.get(f"/jobs/{job['id']}").json()
+    assert (shown["state"], shown["stalled"]) == ("running", True)
+
+
+def test_an_upload_becomes_a_dataset_with_an_address(api: httpx.Client, few_wines: Wines) -> None:
+    answer = upload(api, csv_of(few_wines), name="mine")
+    dataset = answer.json()
+    assert (answer.status_code, answer.headers["location"]) == (201, f"/datasets/{dataset['id']}")
+    assert (dataset["name"], dataset["source"], dataset["rows"], dataset["synthetic"], dataset["snapped"]) == ("mine", "upload", 400, False, 0)
+    assert api.get(answer.headers["location"]).json() == dataset
+
+
+def test_the_id_of_an_upload_is_the_hash_of_its_rows(api: httpx.Client, few_wines: Wines) -> None:
+    dataset = upload(api, csv_of(few_wines)).json()
+    assert dataset["id"] == dataset["sha256"][:16]
+
+
+def test_the_same_rows_written_differently_are_the_same_dataset(api: httpx.Client, few_wines: Wines) -> None:
+    plain = csv_of(few_wines)
+    first, again = upload(api, plain).json(), upload(api, plain.replace(b",", b";").replace(b"\n", b"\r\n")).json()
+    assert (again, len(api.get("/datasets").json())) == (first, 2)
+
+
+def test_other_rows_are_another_dataset(api: httpx.Client, few_wines: Wines) -> None:
+    assert upload(api, csv_of(few_wines)).json()["id"] != upload(api, csv_of(few_wines.take(np.arange(399)))).json()["id"]
+
+
+def test_an_upload_appears_in_the_list_before_older_ones(api: httpx.Client, few_wines: Wines) -> None:
+    uploaded = upload(api, csv_of(few_wines)).json()["id"]
+    assert [dataset["id"] for dataset in api.get("/datasets").json()] == [uploaded, "starter"]
+
+
+def test_the_starter_dataset_is_there_and_labelled_synthetic(api: httpx.Client) -> None:
+    starter = api.get("/datasets/starter").json()
+    assert (starter["rows"], starter["synthetic"], starter["source"]) == (6497, True, "starter")
+
+
+def test_an_upload_can_be_trained_on_without_a_warning(api: httpx.Client, few_wines: Wines) -> None:
+    uploaded = upload(api, csv_of(few_wines)).json()["id"]
+    job = train(api, dataset=uploaded)
+    assert (job["dataset"], job["warnings"]) == (uploaded, [])
+
+
+def test_rows_that_were_poured_can_be_uploaded_as_they_come(api: httpx.Client) -> None:
+    assert upload(api, api.get("/samples?n=200&seed=1&format=csv").content).json()["rows"] == 200
+
+
+def test_values_that_were_moved_to_the_grid_are_counted(api: httpx.Client, few_wines: Wines) -> None:
+    rows = csv_of(few_wines).decode().splitlines()
+    for line in (1, 2):
+        cells = rows[line].split(",")
+        rows[line] = ",".join([*cells[:10], "9.53333333333333", *cells[11:]])
+    assert upload(api, "\n".join(rows).encode()).json()["snapped"] == 2
+
+
+def spoiled(wines: Wines, *, line: int, text: str) -> bytes:
+    """The wines as CSV with ``text`` in the alcohol of one line; the header is line 1."""
+    rows = csv_of(wines).decode().splitlines()
+    cells = rows[line - 1].split(",")
+    rows[line - 1] = ",".join([*cells[:10], text, *cells[11:]])
+    return ("\n".join(rows) + "\n").encode()
+
+
+@pytest.mark.parametrize("text", ["", "nine", "nan", "inf", "-1", "94"])
+def test_a_bad_cell_of_an_upload_is_named_by_line_and_column(api: httpx.Client, few_wines: Wines, text: str) -> None:
+    answer = upload(api, spoiled(few_wines, line=7, text=text))
+    shown = text or "an empty cell"
+    assert (answer.status_code, answer.json()["type"], answer.json()["errors"]) == (
+        422,
+        "urn:cuvee:invalid-input",
+        [
+            {
+                "pointer": "/body/line/7/alcohol",
+                "detail": f"line 7, alcohol: expected a number from 5.0 to 20.0 (% vol), found {shown}",
+                "expected": "a number from 5.0 to 20.0 (% vol)",
+                "found": shown,
+            }
+        ],
+    )
+
+
+def test_lines_of_an_upload_are_counted_as_an_editor_counts_them(api: httpx.Client, few_wines: Wines) -> None:
+    header, rest = spoiled(few_wines, line=7, text="nine").split(b"\n", 1)
+    answer = upload(api, header + b"\n\n" + rest)
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/body/line/8/alcohol"]
+
+
+def test_a_table_with_other_columns_is_refused_with_both_named(api: httpx.Client, few_wines: Wines) -> None:
+    answer = upload(api, csv_of(few_wines).replace(b"alcohol", b"proof", 1))
+    assert (answer.status_code, answer.json()["detail"]) == (422, "the first line must name the 13 columns; missing: alcohol; unknown: proof")
+
+
+def test_a_dataset_that_was_refused_is_not_stored(api: httpx.Client, few_wines: Wines) -> None:
+    upload(api, spoiled(few_wines, line=7, text="nine"))
+    assert [dataset["id"] for dataset in api.get("/datasets").json()] == ["starter"]
+
+
+def test_too_few_rows_are_refused_with_the_least_number_named(api: httpx.Client, few_wines: Wines) -> None:
+    answer = upload(api, csv_of(few_wines.take(np.arange(199))))
+    assert (answer.status_code, answer.json()["detail"]) == (422, "a dataset needs at least 200 rows, and this one has 199")
+
+
+def test_an_upload_that_does_not_say_that_it_is_csv_is_refused(api: httpx.Client, few_wines: Wines) -> None:
+    answer = api.post("/datasets", content=csv_of(few_wines), headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (415, "urn:cuvee:unsupported-media-type")
+
+
+@pytest.mark.parametrize(("length", "status"), [(0, 422), (1, 201), (200, 201), (201, 422)])
+def test_a_dataset_s_name_has_from_1_to_200_characters(api: httpx.Client, few_wines: Wines, length: int, status: int) -> None:
+    assert upload(api, csv_of(few_wines), name="é" * length).status_code == status
+
+
+def test_the_starter_model_is_there_as_champion(api: httpx.Client) -> None:
+    assert [(model["aliases"], model["method"], model["job_id"]) for model in api.get("/models").json()] == [(["champion"], "gan", None)]
+
+
+def test_a_model_is_the_same_by_its_id_and_by_its_alias(api: httpx.Client) -> None:
+    listed = api.get("/models").json()[0]
+    assert (api.get("/models/champion").json(), api.get(f"/models/{listed['id']}").json()) == (listed, listed)
+
+
+def test_a_metric_of_a_model_stands_between_floor_and_ceiling_with_its_spread(api: httpx.Client) -> None:
+    report = api.get("/models/champion").json()["report"]
+    measure = report["measures"]["c2st"]
+    assert set(measure) == {"value", "spread", "floor", "ceiling"}
+    assert 0.5 <= measure["ceiling"] <= measure["value"] <= measure["floor"] <= 1.0  # 0.5: the detective can't tell
+
+
+def test_the_lineage_of_a_model_says_how_to_train_it_again(api: httpx.Client) -> None:
+    lineage = api.get("/models/champion").json()["lineage"]
+    assert (lineage["dataset_id"], lineage["params"]["preset"], lineage["train_rows"] + lineage["holdout_rows"]) == ("uci", "default", 6497)
+    assert {"dataset_sha256", "seed", "code_version", "torch_version", "device", "train_wall_s", "train_cpu_s"} <= set(lineage)
+
+
+def test_the_id_of_a_model_is_the_hash_of_its_bytes(api: httpx.Client) -> None:
+    model = api.get("/models/champion").json()
+    assert model["id"] == model["sha256"][:16]

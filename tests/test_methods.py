@@ -1,0 +1,255 @@
+"""Training does what its report and lineage say, and an interruption never shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from torch import nn
+
+import app
+from app import codec, params
+from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, DISCRIMINATOR, GENERATOR, Bundle, Manifest, digest, unpack
+from app.params import GanParams
+from app.wine import Wines, concatenate
+from tests.conftest import TINY, Silent, assignment, csv_of
+from worker.assignment import Assignment
+from worker.checkpoint import weights
+from worker.methods import METHODS, gan
+from worker.pipeline import work
+from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
+
+LOSSES = ("r3gan", "ns", "wgan-gp")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that went through: what was asked, what came out, and what its watcher heard."""
+
+    assignment: Assignment
+    bundle: bytes
+    watcher: Silent
+
+
+def finish(job: Assignment) -> Finished:
+    """The job, worked off."""
+    watcher = Silent()
+    return Finished(job, work(job, watcher), watcher)
+
+
+@pytest.fixture(scope="module")
+def classifier(few_wines: Wines) -> Finished:
+    """A classifier, checkpointed whenever it could be."""
+    return finish(assignment(few_wines, method="classifier", classifier_steps=60, checkpoint_interval_s=0))
+
+
+@pytest.fixture(scope="module")
+def adopted(few_wines: Wines, classifier: Finished) -> Finished:
+    """A GAN without holdout that started from that classifier, checkpointed whenever it could be."""
+    job = assignment(few_wines, steps=60, holdout=0, checkpoint_interval_s=0)
+    given = unpack(classifier.bundle).parts[CLASSIFIER_WEIGHTS]
+    return finish(replace(job, classifier=given, classifier_model="cellar-door", job_id="job-1", warnings=["synthetic"]))
+
+
+@dataclass
+class Recorder:
+    """A run that keeps every metric and every state."""
+
+    seed: int = 0
+    resume: bytes | None = None
+    classifier: bytes | None = None
+    device: torch.device = CPU
+    metrics: list[Metrics] = field(default_factory=list)
+    states: list[bytes] = field(default_factory=list)
+
+    def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
+        self.metrics.append(metrics())
+        if state is not None:
+            self.states.append(state())
+
+
+@pytest.fixture(scope="module")
+def rows(few_wines: Wines) -> TrainingSet:
+    """The rows as a method is given them."""
+    return TrainingSet(few_wines, codec.fit(few_wines), CPU)
+
+
+def train(rows: TrainingSet, run: Recorder, **given: object) -> Trained:
+    """A tiny GAN of sixty steps."""
+    return gan.train(rows, GanParams.model_validate(TINY | {"steps": 60} | given), run)
+
+
+def nets(trained: Trained) -> list[nn.Module]:
+    """The three networks of a GAN."""
+    assert trained.discriminator is not None
+    assert trained.generator is not None
+    return [trained.classifier, trained.discriminator, trained.generator]
+
+
+def weights_of(trained: Trained) -> list[bytes]:
+    """Their weights, byte for byte."""
+    return [weights(net) for net in nets(trained)]
+
+
+@pytest.mark.parametrize("job", ["classifier", "adopted"])
+def test_a_resumed_job_ends_in_the_bundle_of_an_uninterrupted_one(request: pytest.FixtureRequest, job: str) -> None:
+    whole: Finished = request.getfixturevalue(job)
+    resumed = unpack(work(replace(whole.assignment, checkpoint=whole.watcher.states[1]), Silent()))
+    assert resumed.parts == unpack(whole.bundle).parts
+    assert _timeless(resumed.manifest) == _timeless(unpack(whole.bundle).manifest)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("state", [0, 1, 2])
+def test_a_gan_resumed_from_any_checkpoint_has_the_weights_of_an_uninterrupted_one(rows: TrainingSet, loss: str, state: int) -> None:
+    run = Recorder()
+    whole = train(rows, run, loss=loss)
+    resumed = train(rows, Recorder(resume=run.states[state]), loss=loss)
+    assert weights_of(resumed) == weights_of(whole)
+
+
+def test_a_checkpoint_comes_every_twenty_steps_of_what_is_not_done_again(rows: TrainingSet) -> None:
+    run = Recorder()
+    train(rows, run, classifier_steps=40)
+    assert len(run.metrics) == 5  # 40 steps of the classifier, 60 of the game
+    assert len(run.states) == 3
+
+
+def test_another_seed_gives_other_weights(rows: TrainingSet) -> None:
+    assert weights_of(train(rows, Recorder(seed=1))) != weights_of(train(rows, Recorder(seed=2)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains_all_networks_to_finite_weights(rows: TrainingSet, loss: str) -> None:
+    run = Recorder()
+    trained = train(rows, run, loss=loss)
+    assert len(run.metrics) == 3
+    assert all(math.isfinite(value) for metrics in run.metrics for value in metrics.values())
+    assert all(bool(torch.isfinite(weight).all()) for net in nets(trained) for weight in net.state_dict().values())
+
+
+def test_the_losses_are_three_different_games(rows: TrainingSet) -> None:
+    assert len({weights_of(train(rows, Recorder(), loss=loss))[1] for loss in LOSSES}) == 3
+
+
+def test_the_discriminator_starts_from_the_trunk_of_the_classifier(rows: TrainingSet) -> None:
+    trained = train(rows, Recorder(), steps=1, lr=1e-12, classifier_steps=40)
+    assert trained.discriminator is not None
+    for name, weight in trained.classifier.trunk.state_dict().items():
+        torch.testing.assert_close(trained.discriminator.trunk.state_dict()[name], weight, atol=1e-9, rtol=0)
+
+
+def test_a_named_classifier_is_taken_over_as_it_is(classifier: Finished, adopted: Finished) -> None:
+    bundle = unpack(adopted.bundle)
+    assert bundle.manifest.lineage.classifier_model == "cellar-door"
+    assert bundle.parts[CLASSIFIER_WEIGHTS] == unpack(classifier.bundle).parts[CLASSIFIER_WEIGHTS]
+
+
+def test_a_named_classifier_makes_another_discriminator_than_its_own_would(rows: TrainingSet, classifier: Finished) -> None:
+    named = train(rows, Recorder(classifier=unpack(classifier.bundle).parts[CLASSIFIER_WEIGHTS]))
+    own = train(rows, Recorder())
+    assert weights_of(named)[0] != weights_of(own)[0]
+    assert weights_of(named)[1] != weights_of(own)[1]
+
+
+@pytest.mark.parametrize(("name", "size"), [("hidden", 8), ("channels", 8), ("blocks", 2)])
+def test_a_classifier_of_another_shape_is_refused(few_wines: Wines, classifier: Finished, name: str, size: int) -> None:
+    job = assignment(few_wines)
+    job = replace(job, params=job.params | {name: size}, classifier=unpack(classifier.bundle).parts[CLASSIFIER_WEIGHTS])
+    with pytest.raises(TrainingRefused, match="another shape than channels, blocks and hidden ask for"):
+        work(job, Silent())
+
+
+def test_without_holdout_the_report_is_in_sample_and_says_so(adopted: Finished) -> None:
+    manifest = unpack(adopted.bundle).manifest
+    assert manifest.report.in_sample
+    assert manifest.report.notes == ["holdout 0: measured on the training rows themselves, so it flatters the model"]
+    assert manifest.calibration is not None
+    assert manifest.calibration.in_sample
+    assert (manifest.lineage.train_rows, manifest.lineage.holdout_rows) == (400, 0)
+
+
+def test_with_a_holdout_the_report_is_about_rows_that_training_never_saw(tiny: Bundle) -> None:
+    report, lineage = tiny.manifest.report, tiny.manifest.lineage
+    assert not report.in_sample
+    assert report.notes == []
+    assert report.rows <= lineage.holdout_rows
+    assert lineage.train_rows + lineage.holdout_rows == 400
+    assert abs(lineage.holdout_rows - 80) <= 10
+
+
+def test_a_measure_stands_between_a_floor_and_a_ceiling(tiny: Bundle) -> None:
+    measure = tiny.manifest.report.measures["c2st"]
+    assert measure.ceiling < measure.floor  # shuffled columns are the easiest to tell from wine
+    assert measure.ceiling < measure.value < 1
+    assert 0 < measure.spread < 0.2
+
+
+def test_a_classifier_reports_that_nothing_was_measured(classifier: Finished) -> None:
+    manifest = unpack(classifier.bundle).manifest
+    assert manifest.report.measures == {}
+    assert manifest.report.notes == ["method 'classifier' does not generate wines: nothing was measured"]
+    assert manifest.calibration is None
+
+
+def test_each_method_leaves_its_parts(tiny: Bundle, classifier: Finished) -> None:
+    assert set(tiny.parts) == {GENERATOR, DISCRIMINATOR, CLASSIFIER, CLASSIFIER_WEIGHTS}
+    assert set(unpack(classifier.bundle).parts) == {CLASSIFIER, CLASSIFIER_WEIGHTS}
+    assert set(METHODS) == set(params.METHODS) == {"gan", "classifier"}
+
+
+@pytest.mark.parametrize("job", ["classifier", "adopted"])
+def test_progress_rises_from_nothing_and_stays_below_the_whole(request: pytest.FixtureRequest, job: str) -> None:
+    shares = request.getfixturevalue(job).watcher.shares
+    assert len(shares) >= 4
+    assert shares[0] == 0
+    assert shares == sorted(shares)
+    assert shares[-1] < 1
+
+
+def test_lineage_is_enough_to_train_the_model_again(few_wines: Wines, adopted: Finished) -> None:
+    lineage = unpack(adopted.bundle).manifest.lineage
+    assert lineage.dataset_id == "test"
+    assert lineage.dataset_sha256 == digest(csv_of(few_wines))
+    assert lineage.dataset_synthetic
+    assert lineage.params == params.resolve("gan", TINY | {"steps": 60, "holdout": 0}).model_dump()
+    assert lineage.seed == 0
+    assert lineage.code_version == app.__version__
+    assert lineage.torch_version == torch.__version__
+    assert lineage.device.startswith("cpu")
+    assert lineage.train_cpu_s > 0
+
+
+def test_what_the_asker_was_warned_of_and_the_job_stay_with_the_model(adopted: Finished) -> None:
+    lineage = unpack(adopted.bundle).manifest.lineage
+    assert (lineage.warnings, lineage.job_id) == (["synthetic"], "job-1")
+
+
+def test_the_labels_are_those_of_the_training_rows(adopted: Finished) -> None:
+    assert unpack(adopted.bundle).manifest.labels == {
+        "white": {4: 17, 5: 93, 6: 138, 7: 62, 8: 8, 9: 1},
+        "red": {4: 3, 5: 33, 6: 35, 7: 9, 8: 1},
+    }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so asking for one is fine")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there_is_refused(few_wines: Wines, device: str) -> None:
+    with pytest.raises(TrainingRefused, match=f"CUVEE_DEVICE is {device}, but torch .* sees no GPU here; set it to auto or cpu"):
+        work(replace(assignment(few_wines), device=device), Silent())
+
+
+def test_too_few_wines_of_a_type_are_refused(few_wines: Wines) -> None:
+    reds = few_wines.take(few_wines.red).take(slice(0, 5))
+    few_reds = concatenate([few_wines.take(~few_wines.red), reds])
+    with pytest.raises(TrainingRefused, match="expected no red wine or at least 20 to train on, found 5"):
+        work(assignment(few_reds, holdout=0), Silent())
+
+
+def _timeless(manifest: Manifest) -> Manifest:
+    """The manifest without the seconds that it took."""
+    return manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"train_wall_s": 0, "train_cpu_s": 0})})
