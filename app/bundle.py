@@ -133,8 +133,10 @@ def unpack(data: bytes) -> Bundle:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                 raise BundleInvalid(f"the bundle unpacks to more than {MAX_BYTES} bytes")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise BundleInvalid("the bundle's container is damaged: expected parts that are stored, found compressed ones")
             files = {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise BundleInvalid(f"the bundle's container is damaged: {error}") from error
     manifest = _manifest(files.pop(MANIFEST, None))
     if files.keys() != manifest.parts.keys():

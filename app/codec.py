@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from app.density import DensityModel, fit_density
 from app.errors import BundleInvalid
-from app.wine import COLUMNS, DENSITY, FREE_SO2, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Ticks, Wines
+from app.wine import COLUMNS, DENSITY, FREE_SO2, HIGH_TICKS, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Ticks, Wines
 
 FIELDS = tuple({"total_sulfur_dioxide": "bound_sulfur_dioxide", "density": "density_residual"}.get(c.name, c.name) for c in COLUMNS)
 CELLS = 2**16  # resolution of u on the way out: 13 cells for one wine among 4,898
@@ -88,7 +88,7 @@ class FieldTable:
         does not look like the strongest one seen.
         """
         known, low, high = self._known_scores, self.values[0], self.values[-1]
-        slope = (known[-1] - known[0]) / max(high - low, 1)
+        slope = (known[-1] - known[0]) / (high - low) if high > low else 1.0
         over = np.maximum(values - high, 0) + np.minimum(values - low, 0)
         return np.asarray(np.interp(values, self.values, known) + slope * over)
 
@@ -194,7 +194,8 @@ class Decoder:
         white, is_red = self._types[0].grid.cell(composed[0]), self._types[1].grid.cell(composed[1]) + CELLS
         ticks = fields
         ticks[:, DENSITY] = self._density.reshape(-1).take(np.where(red, is_red, white))
-        ticks[:, TOTAL_SO2] += ticks[:, FREE_SO2]
+        # a wine of the most free and another of the most bound can together be more than any wine holds
+        ticks[:, TOTAL_SO2] = np.minimum(ticks[:, TOTAL_SO2] + ticks[:, FREE_SO2], HIGH_TICKS[TOTAL_SO2])
         return ticks
 
 
@@ -277,7 +278,10 @@ def to_state(codec: Codec) -> dict[str, Any]:
 def from_state(state: dict[str, Any]) -> Codec:
     """The codec that ``to_state`` wrote; ``BundleInvalid`` if a part is missing or of another shape."""
     try:
-        return Codec(tuple(_type_from(state[name]) if name in state else None for name in TYPES))
+        codec = Codec(tuple(_type_from(state[name]) if name in state else None for name in TYPES))
+        if not any(codec.types):
+            raise ValueError(f"expected at least one of the types {TYPES}")
+        return codec
     except (KeyError, TypeError, ValueError) as error:
         raise BundleInvalid(f"the manifest's codec is damaged: {error!r}") from error
 
@@ -294,7 +298,7 @@ def _table_from(state: dict[str, Any]) -> FieldTable:
     return table
 
 
-_DENSITY_ARRAYS = ("mean", "std", "feature_mean", "feature_std", "weights")
+_DENSITY_ARRAYS = {"mean": 10, "std": 10, "feature_mean": 65, "feature_std": 65, "weights": 65}
 
 
 def _type_state(codec: TypeCodec) -> dict[str, Any]:
@@ -310,6 +314,6 @@ def _type_from(state: dict[str, Any]) -> TypeCodec:
     density, grid = state["density"], state["grid"]
     return TypeCodec(
         tuple(_table_from(state["fields"][name]) for name in FIELDS),
-        DensityModel(**{k: np.array(density[k], dtype=np.float64) for k in _DENSITY_ARRAYS}, intercept=float(density["intercept"])),
+        DensityModel(**{k: np.array(density[k], dtype=np.float64).reshape(n) for k, n in _DENSITY_ARRAYS.items()}, intercept=float(density["intercept"])),
         DensityGrid(float(grid["low"]), float(grid["high"]), _table_from(grid)),
     )

@@ -70,7 +70,7 @@ def choose(db: Database, settings: Settings, requested: str | None) -> tuple[Dat
     try:
         return _named(db, settings, UCI), []
     except DatasetUnavailable as error:
-        warning = f"trained on 'starter', which is synthetic (poured by Cuvée's own model), because {error.detail}"
+        warning = f"training on 'starter', which is synthetic (poured by Cuvée's own model), because {error.detail}"
         return _named(db, settings, STARTER), [warning]
 
 

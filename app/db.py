@@ -152,7 +152,10 @@ class Database:
     """One engine; ``read()`` and ``write()`` give a connection inside a transaction that commits at the end."""
 
     def __init__(self, url: str) -> None:
-        self.url = sa.make_url(url)
+        try:
+            self.url = sa.make_url(url)
+        except sa.exc.ArgumentError as error:
+            raise DatabaseNotReady("CUVEE_DATABASE_URL: expected sqlite:///file or postgresql://..., found something that is no URL") from error
         self._engine = _sqlite(self.url) if self.url.get_backend_name() == "sqlite" else _postgresql(self.url)
 
     @contextmanager
@@ -175,7 +178,11 @@ class Database:
 def _sqlite(url: sa.URL) -> sa.Engine:
     if url.database in (None, "", ":memory:"):
         raise DatabaseNotReady("API and worker meet in the database, so it must be a file: expected sqlite:///path/to/cuvee.db")
-    Path(url.database or "").expanduser().parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(url.database or "").expanduser().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseNotReady(f"CUVEE_DATABASE_URL: the folder {folder} can't be made: {error.strerror}") from error
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @sa.event.listens_for(engine, "connect")

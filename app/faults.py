@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ MAX_WHERE = 200  # characters of a place: names come from outside
 
 _EXPECTED = {
     "int_parsing": "a whole number",
-    "int_parsing_size": "a whole number",
+    "int_parsing_size": "a smaller whole number",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_parsing": "a number",
@@ -24,6 +25,14 @@ _EXPECTED = {
     "greater_than": "more than {gt}",
     "less_than_equal": "at most {le}",
     "less_than": "less than {lt}",
+    "too_short": "at least {min_length} item",
+    "too_long": "at most {max_length} items",
+    "string_too_short": "at least {min_length} character",
+    "string_too_long": "at most {max_length} characters",
+    "string_pattern_mismatch": "text without control characters",
+    "string_type": "text",
+    "string_unicode": "text",
+    "list_type": "a list",
     "model_attributes_type": "a JSON object",
     "model_type": "a JSON object",
     "dict_type": "a JSON object",
@@ -45,13 +54,13 @@ def _fault(error: dict[str, Any], at: tuple[str | int, ...]) -> Fault:
         case "extra_forbidden":
             return Fault(pointer, f"{where}: there is no such name here", expected="a name that the documentation lists", found=where)
         case "missing":
-            expected, found = "a value", "nothing"
+            wanted, found = "a value", "nothing"
         case _:
-            expected, found = _expected(error), shown(error["input"])
-    return Fault(pointer, f"{where}: expected {expected}, found {found}", expected=expected, found=found)
+            wanted, found = expected(error), shown(error["input"])
+    return Fault(pointer, f"{where}: expected {wanted}, found {found}", expected=wanted, found=found)
 
 
-def _expected(error: dict[str, Any]) -> str:
+def expected(error: dict[str, Any]) -> str:
     """What would have been right, in the words of a person."""
     if template := _EXPECTED.get(error["type"]):
         return template.format(**error.get("ctx", {}))
@@ -63,5 +72,5 @@ def shown(value: Any) -> str:
     """A value as a message quotes it: JSON-like and short."""
     if isinstance(value, float) and not math.isfinite(value):
         return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
-    text = repr(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."

@@ -19,7 +19,7 @@ CSV = "text/csv"
 def json_chunks(blocks: Iterable[Wines]) -> Iterator[bytes]:
     """One JSON array of row objects, a piece for each block."""
     before = "["
-    for block in blocks:
+    for block in filter(len, blocks):  # an empty one would leave a lone comma
         yield (before + _text(block, _json_tokens()).removesuffix(",")).encode()
         before = ","
     yield b"[]" if before == "[" else b"]"

@@ -6,7 +6,7 @@ import os
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report their use to their maker, from their import on
 
-import onnxruntime as ort  # noqa: E402 - the line above comes first on purpose
+import onnxruntime as ort
 
 
 def session(graph: bytes) -> ort.InferenceSession:

@@ -234,7 +234,7 @@ def cancel(tx: Connection, job_id: str) -> Job:
     if row is not None:
         return _job(row)
     job = get(tx, job_id)
-    raise Conflict(f"job {job_id} is {job.state} already: only a queued or running job can be cancelled")
+    raise Conflict(f"job {job_id} is over ({job.state}): only a queued or running job can be cancelled")
 
 
 def confirm_cancel(tx: Connection, lease: Lease) -> bool:

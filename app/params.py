@@ -75,4 +75,5 @@ def resolve(method: str, given: dict[str, Any]) -> Params:
     try:
         return METHODS[method].model_validate(values | given)
     except ValidationError as error:
-        raise InvalidInput(f"the params of method {method!r} are not usable", faults_of(error.errors(), at=("body", "params"))) from error
+        faults = faults_of(error.errors(), at=("body", "params"))
+        raise InvalidInput("; ".join(f.detail for f in faults[:3]), faults) from error

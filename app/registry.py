@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 
 from app.bundle import Bundle, unpack
 from app.db import STARTER_LOCK, aliases, alone, models, now
-from app.errors import NotFound
+from app.errors import BundleInvalid, NotFound
 from app.jobs import Promote
 
 CHAMPION = "champion"
@@ -89,7 +89,10 @@ def load(tx: Connection, model_id: str) -> Bundle:
     data = tx.execute(sa.select(models.c.bundle).where(models.c.id == model_id)).scalar_one_or_none()
     if data is None:
         raise NotFound(f"no model has the id {model_id!r}; GET /models lists them")
-    return unpack(data)
+    try:
+        return unpack(data)
+    except BundleInvalid as error:
+        raise BundleInvalid(f"model {model_id} can't be opened: {error.detail}") from error
 
 
 def point(tx: Connection, alias: str, model_id: str, *, reason: str) -> None:

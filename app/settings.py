@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import CuveeError
+from app.faults import expected, shown
 
 
 class SettingsInvalid(CuveeError):
@@ -46,5 +47,5 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"CUVEE_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()]
+        lines = [f"CUVEE_{str(e['loc'][0]).upper()}: expected {expected(dict(e))}, found {shown(e['input'])}" for e in error.errors()]
         raise SettingsInvalid("the environment has unusable settings: " + "; ".join(lines)) from error

@@ -31,14 +31,13 @@ def read_csv(data: bytes) -> Table:
     are wrong by line and column, with what was expected and what was found.
     """
     rows = _rows(data)
-    header = [name.strip().replace(" ", "_") for name in rows[0]] if rows else []
+    header = [name.strip().replace(" ", "_") for name in rows[0][1]] if rows else []
     _check_header(header)
     places = [header.index(name) for name in NAMES]
     faults: list[Fault] = []
     measurements = np.empty((len(rows) - 1, len(COLUMNS)))
     quality, red = np.empty(len(rows) - 1, dtype=np.int64), np.empty(len(rows) - 1, dtype=np.bool_)
-    for i, cells in enumerate(rows[1:]):
-        line = i + 2
+    for i, (line, cells) in enumerate(rows[1:]):
         if len(cells) != len(NAMES):
             faults.append(_fault(line, None, f"{len(NAMES)} cells", f"{len(cells)} cells"))
         else:
@@ -54,14 +53,16 @@ def read_csv(data: bytes) -> Table:
     return Table(Wines(ticks, quality, red), int(off_grid.sum()))
 
 
-def _rows(data: bytes) -> list[list[str]]:
+def _rows(data: bytes) -> list[tuple[int, list[str]]]:
+    """The lines that are not blank, each with its number in the file."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"expected CSV in UTF-8, found byte {data[error.start]:#04x} at position {error.start}") from error
     separator = ";" if ";" in text.split("\n", 1)[0] else ","
     try:
-        return [row for row in csv.reader(io.StringIO(text), delimiter=separator, strict=True) if row]
+        reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+        return [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise InvalidInput(f"expected CSV, found a file that is not: {error}") from error
 
@@ -70,8 +71,10 @@ def _check_header(header: list[str]) -> None:
     if sorted(header) == sorted(NAMES):
         return
     missing, extra = [n for n in NAMES if n not in header], [n for n in header if n not in NAMES]
+    twice = [n for n in NAMES if header.count(n) > 1]
     said = ", ".join(repr(n[:40]) for n in header[:20]) or "an empty file"
     detail = f"the first line must name the 13 columns; missing: {', '.join(missing) or 'none'}; unknown: {', '.join(e[:40] for e in extra[:20]) or 'none'}"
+    detail += f"; more than once: {', '.join(twice)}" if twice else ""
     raise InvalidInput(detail, [Fault("/body/line/1", detail, expected=", ".join(NAMES), found=said)])
 
 
@@ -94,6 +97,8 @@ def _read_row(line: int, cells: list[str], into: Floats) -> list[Fault]:
 
 
 def _number(cell: str) -> float | None:
+    if "_" in cell or not cell.isascii():  # Python reads 1_0 and other scripts' digits as numbers; nobody means them in a table
+        return None
     try:
         value = float(cell)
     except ValueError:

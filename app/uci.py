@@ -10,7 +10,9 @@ import hashlib
 import io
 import os
 import tempfile
+import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import httpx
@@ -77,16 +79,18 @@ def _download(url: str, timeout_s: float, tried: list[str]) -> Files:
             return {name: _verified(name, opened.read(name), where=f"{url}#{name}") for name in SHA256}
     except (httpx.HTTPError, TimeoutError) as error:
         raise _unavailable([*tried, f"{url} could not be fetched ({type(error).__name__}: {error})"]) from error
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, KeyError) as error:
         raise DatasetDamaged(f"{url} did not answer with the archive that holds {' and '.join(SHA256)}: {error}") from error
 
 
 def _get(url: str, timeout_s: float) -> bytes:
-    data = bytearray()
+    data, deadline = bytearray(), time.monotonic() + timeout_s  # httpx's own time-out is for each read alone
     with httpx.stream("GET", url, timeout=timeout_s, follow_redirects=True) as response:
         response.raise_for_status()
         for chunk in response.iter_bytes():
             data += chunk
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not complete after {timeout_s:g} s")
             if len(data) > MAX_ARCHIVE_BYTES:
                 raise DatasetDamaged(f"{url} answered with more than {MAX_ARCHIVE_BYTES} bytes: expected an archive of about 100 KB")
     return bytes(data)

@@ -282,10 +282,10 @@ def test_cancelling_a_job_that_does_not_exist_gets_404(api: httpx.Client) -> Non
 
 
 @pytest.mark.parametrize("path", ["/models/%00", "/jobs/%00", "/datasets/%00", "/samples?model=%00"])
-def test_a_name_that_no_database_can_hold_is_an_unknown_name_on_each(db: Database, path: str) -> None:
+def test_a_name_that_no_database_can_hold_is_refused_on_each(db: Database, path: str) -> None:
     with serve(Settings(database_url=db.url.render_as_string(hide_password=False), download=False)) as client:
         answer = client.get(path)
-    problem(answer, 404, "not-found")
+    assert "expected text without control characters" in problem(answer, 422, "invalid-input")["detail"]
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/samples/1"])

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import migrations
+from app.bundle import Bundle
 from app.db import Database, models
 from app.settings import Settings
 from tests.conftest import serve
@@ -47,13 +48,12 @@ def asked(db: Database, path: str) -> httpx.Response:
         return client.get(path)
 
 
-def damage_bundles(db: Database, *, at: bytes) -> None:
-    """Changes the byte of every stored bundle before which ``at`` stands last."""
+def damage_generator(db: Database, starter: Bundle) -> None:
+    """Changes one bit of the starter model's generator where it is stored."""
     with db.write() as tx:
-        for model_id, bundle in tx.execute(sa.select(models.c.id, models.c.bundle)).all():
-            place = bundle.index(at) + len(at)
-            damaged = bundle[:place] + bytes([bundle[place] ^ 1]) + bundle[place + 1 :]
-            tx.execute(sa.update(models).where(models.c.id == model_id).values(bundle=damaged))
+        bundle = bytearray(tx.execute(sa.select(models.c.bundle).where(models.c.id == starter.id)).scalar_one())
+        bundle[bundle.index(starter.parts["generator.onnx"]) + 1000] ^= 1
+        tx.execute(sa.update(models).where(models.c.id == starter.id).values(bundle=bytes(bundle)))
 
 
 def test_a_process_that_answers_is_alive(api: httpx.Client) -> None:
@@ -66,22 +66,20 @@ def test_an_api_with_a_champion_is_ready_and_names_it(api: httpx.Client) -> None
     assert (answer.status_code, answer.json()) == (200, {"status": "ready", "champion": api.get("/models/champion").json()["id"]})
 
 
-def test_an_api_whose_champion_is_damaged_is_not_ready(sqlite_db: Database) -> None:
-    damage_bundles(sqlite_db, at=b"generator.onnx")
+def test_an_api_whose_champion_is_damaged_is_not_ready(sqlite_db: Database, starter: Bundle) -> None:
+    damage_generator(sqlite_db, starter)
     answer = asked(sqlite_db, "/readyz")
     assert (answer.status_code, answer.headers["content-type"], answer.json()["type"]) == (503, "application/problem+json", "urn:cuvee:bundle-invalid")
 
 
-def test_an_api_whose_champion_is_damaged_says_which_part_of_which_model(sqlite_db: Database) -> None:
-    with sqlite_db.read() as tx:
-        model_id = tx.execute(sa.select(models.c.id)).scalar_one()
-    damage_bundles(sqlite_db, at=b"generator.onnx")
+def test_an_api_whose_champion_is_damaged_says_which_part_of_which_model(sqlite_db: Database, starter: Bundle) -> None:
+    damage_generator(sqlite_db, starter)
     detail = asked(sqlite_db, "/readyz").json()["detail"]
-    assert [word in detail for word in (model_id, "damaged", "generator.onnx")] == [True, True, True]
+    assert [word in detail for word in (starter.id, "damaged", "generator.onnx")] == [True, True, True]
 
 
-def test_an_api_whose_champion_is_damaged_is_alive_all_the_same(sqlite_db: Database) -> None:
-    damage_bundles(sqlite_db, at=b"generator.onnx")
+def test_an_api_whose_champion_is_damaged_is_alive_all_the_same(sqlite_db: Database, starter: Bundle) -> None:
+    damage_generator(sqlite_db, starter)
     assert asked(sqlite_db, "/healthz").status_code == 200
 
 
@@ -170,9 +168,8 @@ def test_a_setting_that_can_not_be_is_named_and_nothing_starts(variable: str, va
     assert variable in ended.stderr
 
 
-@pytest.mark.parametrize("module", ["app.main", "app.cli"])
-def test_the_api_loads_nothing_that_only_training_needs(module: str) -> None:
-    loaded = python("-c", f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})")
+def test_api_and_command_load_nothing_that_only_training_needs() -> None:
+    loaded = python("-c", "import sys, app.main, app.cli; print(*{name.split('.')[0] for name in sys.modules})")
     assert loaded.returncode == 0, loaded.stderr
     assert {"torch", "worker", "onnx", "onnxscript", "sklearn", "safetensors", "pandas"} & set(loaded.stdout.split()) == set()
 

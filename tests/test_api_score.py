@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import pytest
 
-from app import registry
+from app import migrations, registry
 from app.bundle import Bundle, Calibration, pack, unpack
 from app.db import Database
+from app.settings import Settings
+from tests.conftest import serve
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """One database with the starter model for all tests here: they add models, and change none."""
+    database = Database(f"sqlite:///{tmp_path_factory.mktemp('score')}/cuvee.db")
+    migrations.upgrade(database)
+    with database.write() as tx:
+        registry.install_starter(tx)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def api(db: Database) -> Iterator[httpx.Client]:
+    """One server over it."""
+    with serve(Settings(database_url=db.url.render_as_string(hide_password=False), download=False)) as client:
+        yield client
 
 
 def scores(api: httpx.Client, rows: list[Any], **more: str) -> list[Any]:
@@ -102,34 +124,38 @@ def register(db: Database, starter: Bundle, without: set[str], **changes: object
     return bundle.id
 
 
-def test_another_model_gives_other_scores(api: httpx.Client, sqlite_db: Database, starter: Bundle) -> None:
-    other = register(sqlite_db, starter, set(), calibration=Calibration(slope=1.0, intercept=3.0, rows=1, in_sample=False))
+def test_another_model_gives_other_scores(api: httpx.Client, db: Database, starter: Bundle) -> None:
+    other = register(db, starter, set(), calibration=Calibration(slope=1.0, intercept=3.0, rows=1, in_sample=False))
     rows = pour(api, "n=5&seed=1")
     assert scores(api, rows, model=other) != scores(api, rows)
 
 
-def test_a_model_without_a_discriminator_can_not_score(api: httpx.Client, sqlite_db: Database, starter: Bundle) -> None:
-    model = register(sqlite_db, starter, {"generator.onnx", "discriminator.onnx"}, method="classifier", calibration=None)
-    answer = api.post("/score", json={"rows": pour(api, "n=1"), "model": model})
+@pytest.fixture(scope="module")
+def classifier(db: Database, starter: Bundle) -> str:
+    """The id of a model that knows qualities and nothing else."""
+    return register(db, starter, {"generator.onnx", "discriminator.onnx"}, method="classifier", calibration=None)
+
+
+def test_a_model_without_a_discriminator_can_not_score(api: httpx.Client, classifier: str) -> None:
+    answer = api.post("/score", json={"rows": pour(api, "n=1"), "model": classifier})
     assert (answer.status_code, answer.json()["type"], answer.json()["detail"]) == (
         409,
         "urn:cuvee:conflict",
-        f"model {model} was trained by method 'classifier' and has no discriminator to score with; GET /models lists others",
+        f"model {classifier} was trained by method 'classifier' and has no discriminator to score with; GET /models lists others",
     )
 
 
-def test_a_model_without_a_generator_can_not_pour(api: httpx.Client, sqlite_db: Database, starter: Bundle) -> None:
-    model = register(sqlite_db, starter, {"generator.onnx", "discriminator.onnx"}, method="classifier", calibration=None)
-    answer = api.get(f"/samples?model={model}")
+def test_a_model_without_a_generator_can_not_pour(api: httpx.Client, classifier: str) -> None:
+    answer = api.get(f"/samples?model={classifier}")
     assert (answer.status_code, answer.json()["type"], answer.json()["detail"]) == (
         409,
         "urn:cuvee:conflict",
-        f"model {model} was trained by method 'classifier', which does not generate wines; GET /models lists others",
+        f"model {classifier} was trained by method 'classifier', which does not generate wines; GET /models lists others",
     )
 
 
-def test_a_type_that_the_model_never_saw_is_refused_with_its_row_named(api: httpx.Client, sqlite_db: Database, starter: Bundle) -> None:
-    white_only = register(sqlite_db, starter, set(), labels={"white": starter.manifest.labels["white"]})
+def test_a_type_that_the_model_never_saw_is_refused_with_its_row_named(api: httpx.Client, db: Database, starter: Bundle) -> None:
+    white_only = register(db, starter, set(), labels={"white": starter.manifest.labels["white"]})
     answer = api.post("/score", json={"rows": pour(api, "n=1&type=white") + pour(api, "n=1&type=red"), "model": white_only})
     fault = answer.json()["errors"][0]
     assert (answer.status_code, fault["pointer"], fault["expected"], fault["found"]) == (422, "/body/rows/1/type", "white", "red")

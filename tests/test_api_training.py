@@ -67,7 +67,7 @@ def test_the_starter_stands_in_for_original_data_that_can_not_be_had(api: httpx.
 
 def test_a_stand_in_is_warned_of_in_the_answer_and_in_the_job(api: httpx.Client) -> None:
     job = train(api)
-    warning = "trained on 'starter', which is synthetic (poured by Cuvée's own model), because the original UCI data can't be had from here"
+    warning = "training on 'starter', which is synthetic (poured by Cuvée's own model), because the original UCI data can't be had from here"
     assert [w.startswith(warning) for w in job["warnings"]] == [True]
     assert api.get(f"/jobs/{job['id']}").json()["warnings"] == job["warnings"]
 
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_named_with_the_hash_expected_the_hash_found_and_what_
     assert detail == (
         f"{tmp_path}/winequality-white.csv is not the original winequality-white.csv: "
         "expected SHA-256 76c3f809815c17c07212622f776311faeb31e87610d52c26d87d6e361b169836, "
-        "found 29c5e62b075f4f88a2742bb8e9bd08e0b0c3e43eb8acbde23fa3a6d74bc0dcb0. "
+        "found 41f0c27c00e8018f7715b5f50f67b5b54c229c1b843a014152785d9005f58fde. "
         "Replace it with the file from UCI (data set 186, byte for byte), or remove it so that it is looked for elsewhere"
     )
 
@@ -179,7 +179,7 @@ def test_a_job_that_was_cancelled_can_not_be_cancelled_again(api: httpx.Client) 
     api.post(f"/jobs/{job['id']}/cancel")
     again = api.post(f"/jobs/{job['id']}/cancel")
     assert (again.status_code, again.json()["type"]) == (409, "urn:cuvee:conflict")
-    assert again.json()["detail"] == f"job {job['id']} is cancelled already: only a queued or running job can be cancelled"
+    assert again.json()["detail"] == f"job {job['id']} is over (cancelled): only a queued or running job can be cancelled"
 
 
 def test_cancelling_a_running_job_twice_changes_nothing(api: httpx.Client, sqlite_db: Database) -> None:
@@ -198,7 +198,7 @@ def test_a_job_that_succeeded_can_not_be_cancelled(api: httpx.Client, sqlite_db:
         jobs.finish(tx, claimed.lease, model_id="m", verdict="not promoted")
     answer = api.post(f"/jobs/{job['id']}/cancel")
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:cuvee:conflict")
-    assert answer.json()["detail"] == f"job {job['id']} is succeeded already: only a queued or running job can be cancelled"
+    assert answer.json()["detail"] == f"job {job['id']} is over (succeeded): only a queued or running job can be cancelled"
 
 
 def test_a_running_job_shows_how_far_it_is(api: httpx.Client, sqlite_db: Database) -> None:

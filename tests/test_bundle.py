@@ -53,6 +53,15 @@ def test_the_same_content_gives_the_same_bytes(tiny_bundle: bytes, tiny: Bundle)
     assert pack(tiny.manifest, backwards) == tiny_bundle
 
 
+def test_nothing_in_the_container_tells_when_it_was_made(small: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(small)) as archive:
+        assert [(entry.filename, entry.date_time) for entry in archive.infolist()] == [
+            ("manifest.json", (1980, 1, 1, 0, 0, 0)),
+            ("a.onnx", (1980, 1, 1, 0, 0, 0)),
+            ("b.onnx", (1980, 1, 1, 0, 0, 0)),
+        ]
+
+
 def test_unpacked_is_what_was_packed(small: bytes, tiny: Bundle) -> None:
     bundle = unpack(small)
     assert bundle.parts == SMALL_PARTS

@@ -323,7 +323,7 @@ def test_a_job_that_is_over_cannot_be_cancelled(db: Database) -> None:
     with db.write() as tx:
         jobs.finish(tx, job.lease, model_id="m", verdict="")
 
-    with pytest.raises(Conflict, match="succeeded already"), db.write() as tx:
+    with pytest.raises(Conflict, match=r"is over \(succeeded\)"), db.write() as tx:
         jobs.cancel(tx, job.id)
 
 

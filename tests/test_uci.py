@@ -184,17 +184,20 @@ def test_an_answer_that_is_not_the_archive_is_refused_and_nothing_is_kept(tmp_pa
 
 
 def test_an_answer_that_does_not_end_is_cut_off(tmp_path: Path) -> None:
+    pieces: list[int] = []
+
     def endless(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.end_headers()
         try:
             while True:
-                request.wfile.write(bytes(2**16))
+                pieces.append(request.wfile.write(bytes(2**16)))
         except (BrokenPipeError, ConnectionResetError):
             return  # the client has gone, as it should
 
     with served(endless) as url, pytest.raises(DatasetDamaged, match="answered with more than 4194304 bytes"):
         uci.fetch(Settings(cache_dir=tmp_path / "cache"), url=url)
+    assert sum(pieces) < 64 * 2**20  # the limit of 4 MiB, and what may lie in buffers between the two
 
 
 def test_where_nothing_can_be_had_all_that_was_tried_is_named(tmp_path: Path) -> None:

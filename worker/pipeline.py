@@ -33,6 +33,7 @@ TRAINING_SHARE = 0.9  # of the progress bar; the rest is export and report
 RECALIBRATION_DRAWS = 20  # generated rows for each training row
 RECALIBRATION_SEED = 2**62  # noise that no request is likely to ask for
 REPORT_SEED = 2**62 + 1
+STEADIER = "a lower lr, or the loss 'r3gan' with its gamma, is steadier"
 CHUNK = 4096  # rows through a network at once
 
 
@@ -82,6 +83,7 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
     wall, cpu = time.monotonic(), time.process_time()
     trained = METHODS[assignment.method](TrainingSet(rows.train, fitted, device), params, _Run(assignment, watcher, device))
     seconds = time.monotonic() - wall, time.process_time() - cpu
+    _check_weights(trained)
 
     watcher.progress(TRAINING_SHARE, "exporting", {})
     if trained.generator is not None and getattr(params, "recalibrate", False):
@@ -97,7 +99,13 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
 def _check_finite(values: Metrics, step: int) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
-            raise TrainingRefused(f"the training diverged: {name} is {value} at step {step}; a lower lr, or the loss 'r3gan' with its gamma, is steadier")
+            raise TrainingRefused(f"the training diverged: {name} is {value} at step {step}; {STEADIER}")
+
+
+def _check_weights(trained: Trained) -> None:
+    nets = [net for net in (trained.classifier, trained.discriminator, trained.generator) if net is not None]
+    if not all(bool(weight.isfinite().all()) for net in nets for weight in net.parameters()):
+        raise TrainingRefused(f"the training diverged in its last steps: weights are not finite; {STEADIER}")
 
 
 def _device(name: str) -> torch.device:

@@ -40,7 +40,7 @@ class BodyLimit:
         if announced.isdigit() and int(announced) > self._limit:
             await problems.of(self._too_large())(scope, receive, send)
             return
-        received = 0
+        received, started = 0, False
 
         async def counted() -> Message:
             nonlocal received
@@ -50,7 +50,19 @@ class BodyLimit:
                 raise self._too_large()
             return message
 
-        await self._app(scope, counted, send)
+        async def kept(message: Message) -> None:
+            nonlocal started
+            if received <= self._limit or started:  # what the app makes of a body cut short is not the answer
+                started = True
+                await send(message)
+
+        try:
+            await self._app(scope, counted, kept)
+        except TooLarge:
+            if started:
+                raise
+        if received > self._limit and not started:
+            await problems.of(self._too_large())(scope, receive, send)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"expected a body of at most {self._limit} bytes; a deployment may raise CUVEE_MAX_UPLOAD_BYTES")

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import datasets
 from app.api.bodies import CSV_TYPES, check_type
-from app.api.schemas import DatasetView, NewDataset, Page
+from app.api.schemas import DatasetView, Name, NewDataset, Page
 from app.api.services import UseServices
 from app.wine import NAMES
 
@@ -31,7 +31,7 @@ def list_datasets(page: Annotated[Page, Query()], use: UseServices) -> list[Data
 
 
 @router.get("/datasets/{dataset_id}")
-def show_dataset(dataset_id: str, use: UseServices) -> DatasetView:
+def show_dataset(dataset_id: Name, use: UseServices) -> DatasetView:
     """A dataset, without its rows."""
     with use.db.read() as tx:
         return DatasetView.of(datasets.get(tx, dataset_id))

@@ -7,6 +7,7 @@ from starlette.responses import RedirectResponse
 
 from app import migrations, registry
 from app.api.services import Services, UseServices
+from app.errors import DatabaseNotReady, NotFound
 
 router = APIRouter(tags=["health"])
 
@@ -31,6 +32,9 @@ async def readyz(use: UseServices) -> dict[str, str]:
 
 def _champion(use: Services) -> str:
     migrations.check(use.db)
-    model = use.cellar.get(registry.CHAMPION)
+    try:
+        model = use.cellar.get(registry.CHAMPION)
+    except NotFound as error:
+        raise DatabaseNotReady("there is no champion to pour from: run `cuvee migrate`, which installs the starter model, or train one") from error
     _ = model.sampler
     return model.bundle.id

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from app import datasets, jobs, params, registry
 from app.api.bodies import takes_json
-from app.api.schemas import JobPage, JobView, TrainRequest
+from app.api.schemas import JobPage, JobView, Name, TrainRequest
 from app.api.services import Services, UseServices, warning_header
 from app.errors import Fault, InvalidInput, NotFound
 from app.jobs import Request
@@ -46,14 +46,14 @@ def list_jobs(page: Annotated[JobPage, Query()], use: UseServices) -> list[JobVi
 
 
 @router.get("/jobs/{job_id}")
-def show_job(job_id: str, use: UseServices) -> JobView:
+def show_job(job_id: Name, use: UseServices) -> JobView:
     """A job: how far it is, and what came of it."""
     with use.db.read() as tx:
         return JobView.of(jobs.get(tx, job_id))
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel_job(job_id: str, use: UseServices) -> JobView:
+def cancel_job(job_id: Name, use: UseServices) -> JobView:
     """Cancels a job: a queued one at once, a running one within seconds. Its last checkpoint is kept."""
     with use.db.write() as tx:
         return JobView.of(jobs.cancel(tx, job_id))

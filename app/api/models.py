@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from app import registry
-from app.api.schemas import ModelView, Page
+from app.api.schemas import ModelView, Name, Page
 from app.api.services import UseServices
 
 router = APIRouter(tags=["models"])
@@ -21,7 +21,7 @@ def list_models(page: Annotated[Page, Query()], use: UseServices) -> list[ModelV
 
 
 @router.get("/models/{name}")
-def show_model(name: str, use: UseServices) -> ModelView:
+def show_model(name: Name, use: UseServices) -> ModelView:
     """A model by its id or an alias: its report and its lineage."""
     with use.db.read() as tx:
         return ModelView.of(registry.get(tx, name))

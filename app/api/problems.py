@@ -30,6 +30,7 @@ STATUS: dict[type[CuveeError], HTTPStatus] = {
     errors.NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
     errors.DatasetUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DatasetDamaged: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.BundleInvalid: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DatabaseNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -88,6 +89,9 @@ def _validation(request: Request, error: Exception) -> Response:
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # how FastAPI says that it could not read a JSON body at all
+        detail = "expected a body of JSON in UTF-8, found bytes that can't be read as it"
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input", detail, [Fault("/body", detail, expected="JSON in UTF-8", found="not JSON")])
     status = HTTPStatus(error.status_code)
     detail = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists every call"
     response = problem(status, status.phrase.lower().replace(" ", "-"), detail)

@@ -76,12 +76,17 @@ async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use:
     pinned = _Pinned(model.bundle.id, seed, asked.offset, asked.n, condition, media_type)
     is_pinned = asked.seed is not None and asked.model == model.bundle.id
     headers = _headers(pinned, warnings, cache=FOR_EVER if is_pinned else "no-cache")
-    if request.headers.get("if-none-match") == pinned.etag:
+    if _has(request.headers.get("if-none-match", ""), pinned.etag):
         return Response(status_code=304, headers=headers)
     chunks = CHUNKS[media_type](model.sampler.blocks(condition, seed=seed, offset=asked.offset, n=asked.n))
     if asked.n > STREAM_ABOVE:
         return StreamingResponse(_poured(use, chunks), headers=headers, media_type=media_type)
     return Response(await use.pour(lambda: b"".join(chunks)), headers=headers, media_type=media_type)
+
+
+def _has(if_none_match: str, etag: str) -> bool:
+    """Whether the client holds these bytes already; a proxy that compresses marks a tag as weak (RFC 9110, 13.1.2)."""
+    return etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(",")) or if_none_match.strip() == "*"
 
 
 def preferred(accept: str) -> str:
@@ -110,11 +115,12 @@ def _open(use: Services, name: str, condition: Condition) -> tuple[OpenModel, li
 
 
 def _headers(pinned: _Pinned, warnings: list[str], *, cache: str) -> dict[str, str]:
+    following = pinned.offset + pinned.n
     return {
         "Cuvee-Model": pinned.model_id,
         "Cuvee-Seed": str(pinned.seed),
         "Content-Location": pinned.url(offset=pinned.offset),
-        "Link": f'<{pinned.url(offset=pinned.offset + pinned.n)}>; rel="next"',
+        **({"Link": f'<{pinned.url(offset=following)}>; rel="next"'} if following < noise.MAX_ROW else {}),
         "ETag": pinned.etag,
         "Cache-Control": cache,
         "Vary": "Accept",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, create_model, field_validator
 
 from app import jobs
 from app.datasets import Dataset
@@ -20,7 +20,8 @@ MAX_PAGE = 200
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Quality = Annotated[int, Field(ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])]
 Type = Literal["red", "white"]
-Name = Annotated[str, Field(min_length=1, max_length=64)]
+Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]  # PostgreSQL holds no NUL, and nobody means the others
+Name = Annotated[Printable, Field(max_length=64)]
 
 
 class Request(BaseModel):
@@ -45,7 +46,7 @@ class JobPage(Page):
 class NewDataset(Request):
     """What an upload says beside its bytes."""
 
-    name: str = Field("upload", min_length=1, max_length=200)
+    name: Printable = Field("upload", max_length=200)
 
 
 PARAMS_SCHEMA = {
@@ -81,12 +82,12 @@ class SampleQuery(Request):
 
 
 class _Row(Request):
-    @model_validator(mode="after")
-    def _free_is_part_of_total(self) -> _Row:
-        free, total = getattr(self, "free_sulfur_dioxide"), getattr(self, "total_sulfur_dioxide")  # noqa: B009 - made below
-        if free > total:
-            raise ValueError(f"free_sulfur_dioxide at most total_sulfur_dioxide ({total:g})")
-        return self
+    @field_validator("total_sulfur_dioxide", check_fields=False)  # the fields are made below
+    @classmethod
+    def _total_holds_the_free(cls, total: float, info: ValidationInfo) -> float:
+        if (free := info.data.get("free_sulfur_dioxide", 0.0)) > total:
+            raise ValueError(f"at least the free_sulfur_dioxide, {free:g}")
+        return total
 
 
 _ROW_FIELDS: dict[str, Any] = {

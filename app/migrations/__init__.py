@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -15,7 +16,10 @@ from app.errors import DatabaseNotReady
 
 def upgrade(db: Database, revision: str = "head") -> None:
     """Brings the schema to ``revision``; on a schema that is there already it does nothing."""
-    command.upgrade(_config(db), revision)
+    try:
+        command.upgrade(_config(db), revision)
+    except sa.exc.OperationalError as error:
+        raise _silent(error) from error
 
 
 def downgrade(db: Database, revision: str) -> None:
@@ -26,12 +30,19 @@ def downgrade(db: Database, revision: str) -> None:
 def check(db: Database) -> None:
     """``DatabaseNotReady`` unless the schema is the one that this version needs."""
     expected = ScriptDirectory.from_config(_config(db)).get_current_head()
-    with db.read() as tx:
-        found = MigrationContext.configure(tx).get_current_revision()
+    try:
+        with db.read() as tx:
+            found = MigrationContext.configure(tx).get_current_revision()
+    except sa.exc.OperationalError as error:
+        raise _silent(error) from error
     if found != expected:
         raise DatabaseNotReady(
             f"expected schema revision {expected}, found {found or 'an empty database'}; run `cuvee migrate` with the same CUVEE_DATABASE_URL"
         )
+
+
+def _silent(error: sa.exc.OperationalError) -> DatabaseNotReady:
+    return DatabaseNotReady(f"the database in CUVEE_DATABASE_URL does not answer: {str(error.orig).strip()}")
 
 
 def _config(db: Database) -> Config:
