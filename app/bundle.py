@@ -74,6 +74,7 @@ class Measure(_Frozen):
 class Report(_Frozen):
     """What was measured of a model on the holdout; on the training rows themselves where ``in_sample``."""
 
+    protocol: int = Field(description="how it was measured; only numbers of one protocol can be compared")
     in_sample: bool
     rows: int
     measures: dict[str, Measure]

@@ -65,7 +65,7 @@ def worker(*, drain: bool) -> NoReturn:
 def up() -> int:
     """API and worker as two processes; when one ends or a signal comes, both do. The status of whoever ended by itself."""
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     # sessions of their own: Ctrl-C comes here alone, and each is stopped once and in order
     children = [subprocess.Popen(command, start_new_session=True) for command in ([sys.executable, "-m", "app.main"], _worker_command())]

@@ -168,10 +168,7 @@ class Codec:
 
 
 class Decoder:
-    """The way out, made fast: tables spread over their cells once, then every block is gathers and one dot product.
-
-    >>> Decoder(codec)(u, red)  # doctest: +SKIP
-    """
+    """The way out, made fast: tables spread over their cells once, then every block is gathers and one dot product."""
 
     def __init__(self, codec: Codec) -> None:
         known = [t for t in codec.types if t is not None]

@@ -20,6 +20,8 @@ from app.errors import DatabaseNotReady
 
 BUSY_TIMEOUT_S = 30  # how long a SQLite writer waits for another
 POOL_RECYCLE_S = 1800
+# a network that swallows packets must look like a database that does not answer, before a lease is over
+POSTGRES_PATIENCE = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "options": "-c statement_timeout=30000"}
 
 metadata = sa.MetaData(
     naming_convention={
@@ -134,6 +136,7 @@ def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
+CHAMPION_LOCK = 0x63757660
 STARTER_LOCK = 0x63757661  # keys of advisory locks: any numbers, each with one purpose
 DATASET_LOCK = 0x63757662
 MIGRATION_LOCK = 0x63757663
@@ -178,7 +181,7 @@ class Database:
 def _sqlite(url: sa.URL) -> sa.Engine:
     if url.database in (None, "", ":memory:"):
         raise DatabaseNotReady("API and worker meet in the database, so it must be a file: expected sqlite:///path/to/cuvee.db")
-    folder = Path(url.database or "").expanduser().parent
+    folder = Path(url.database or "").parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -202,4 +205,4 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 def _postgresql(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() != "postgresql":
         raise DatabaseNotReady(f"CUVEE_DATABASE_URL: expected sqlite:///file or postgresql://..., found {url.drivername}://")
-    return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=POOL_RECYCLE_S)
+    return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=POOL_RECYCLE_S, connect_args=POSTGRES_PATIENCE)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report their use to their maker, from their import on
 
+import numpy as np
 import onnxruntime as ort
+
+
+def arithmetic() -> str:
+    """What the bits of a result depend on beside the graph and its inputs."""
+    return f"onnxruntime {ort.__version__}, numpy {np.__version__}, {platform.machine()}"
 
 
 def session(graph: bytes) -> ort.InferenceSession:

@@ -182,7 +182,10 @@ def report(tx: Connection, lease: Lease, *, lease_s: float, progress: float, sta
 def save_checkpoint(tx: Connection, lease: Lease, *, number: int, state: bytes) -> None:
     """Keeps the state for whoever resumes the job, and the one before it; ``LeaseLost`` as ``renew``."""
     _fenced(tx, lease, last_progress_at=now())
-    tx.execute(sa.insert(checkpoints).values(job_id=lease.job_id, attempt=lease.attempt, number=number, state=state, created_at=now()))
+    own = {"job_id": lease.job_id, "attempt": lease.attempt, "number": number}
+    # written already, if the answer to an earlier try was lost on its way
+    tx.execute(sa.delete(checkpoints).filter_by(**own))
+    tx.execute(sa.insert(checkpoints).values(**own, state=state, created_at=now()))
     newest = _newest(lease.job_id).with_only_columns(checkpoints.c.attempt, checkpoints.c.number).limit(KEEP_CHECKPOINTS)
     keep = tx.execute(newest).all()
     kept = sa.or_(*(sa.and_(checkpoints.c.attempt == a, checkpoints.c.number == n) for a, n in keep))
@@ -209,7 +212,7 @@ def fail(tx: Connection, lease: Lease, *, error: str, retry: bool) -> None:
         lease,
         state=sa.case((again, "queued"), else_="failed"),
         failures=jobs.c.failures + 1,
-        run_after=now() + BACKOFF_S * sa.func.power(2.0, jobs.c.failures),
+        run_after=now() + BACKOFF_S * sa.literal(1).bitwise_lshift(jobs.c.failures),
         finished_at=sa.case((again, sa.null()), else_=now()),
         error=error,
         lease_expires_at=None,
@@ -223,13 +226,17 @@ def release(tx: Connection, lease: Lease) -> None:
 
 
 def cancel(tx: Connection, job_id: str) -> Job:
-    """The job: cancelled at once if it was queued, ``cancelling`` while a worker must still let go.
+    """The job: cancelled at once if no worker holds it, ``cancelling`` while one must still let go.
 
     Cancelling a job that is being cancelled changes nothing; ``Conflict`` if it is over, ``NotFound`` as ``get``.
     """
-    cancelled = sa.case((jobs.c.state == "queued", "cancelled"), else_="cancelling")
-    finished = sa.case((jobs.c.state == "queued", now()), else_=sa.null())
-    statement = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN)).values(state=cancelled, finished_at=finished)
+    free = sa.or_(jobs.c.state == "queued", jobs.c.lease_expires_at < now())
+    values = {
+        "state": sa.case((free, "cancelled"), else_="cancelling"),
+        "finished_at": sa.case((free, now()), else_=sa.null()),
+        "lease_expires_at": sa.case((free, sa.null()), else_=jobs.c.lease_expires_at),
+    }
+    statement = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN)).values(values)
     row = tx.execute(statement.returning(*_COLUMNS)).one_or_none()
     if row is not None:
         return _job(row)

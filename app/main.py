@@ -8,18 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import __version__, migrations
 from app.api import datasets, health, jobs, models, problems, samples, scores
-from app.api.bodies import BodyLimit
+from app.api.bodies import BodyLimit, no_strangers
 from app.api.services import Services
 from app.cellar import Cellar
 from app.db import Database
 from app.errors import CuveeError
 from app.settings import Settings, read_settings
 
+GRACE_S = 10  # for answers under way when asked to stop; a slow reader of a long one is cut off then
 SUMMARY = "Synthetic wine: train a GAN on the UCI wine-quality data, pour rows from it, score rows with it."
 
 
@@ -35,8 +36,15 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         db.close()
 
-    app = FastAPIOffline(title="Cuvée", summary=SUMMARY, version=__version__, lifespan=lifespan, responses={"4XX": {"model": problems.Problem}})
-    app.add_middleware(BodyLimit, limit=settings.max_upload_bytes)
+    app = FastAPIOffline(
+        title="Cuvée",
+        summary=SUMMARY,
+        version=__version__,
+        lifespan=lifespan,
+        responses={"4XX": {"model": problems.Problem}},
+        dependencies=[Depends(no_strangers)],
+    )
+    app.add_middleware(BodyLimit, json=settings.max_json_bytes, table=settings.max_upload_bytes)
     problems.install(app)
     for noun in (samples, scores, jobs, models, datasets, health):
         app.include_router(noun.router)
@@ -52,7 +60,7 @@ def main() -> int:
     except CuveeError as error:
         print(f"cuvee api: {error.detail}", file=sys.stderr)
         return 1
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level)
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level, timeout_graceful_shutdown=GRACE_S)
     return 0
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from app.bundle import Bundle, unpack
-from app.db import STARTER_LOCK, aliases, alone, models, now
-from app.errors import BundleInvalid, NotFound
+from app.bundle import GENERATOR, Bundle, Manifest, unpack
+from app.db import CHAMPION_LOCK, STARTER_LOCK, aliases, alone, models, now
+from app.errors import BundleInvalid, Conflict, NotFound
 from app.jobs import Promote
 
 CHAMPION = "champion"
 GATE = "c2st"  # the metric that a challenger must lower, beyond its spread
+SPLIT = ("holdout", "split_seed")  # the params that decide which rows are held out
 STARTER = "starter.cuvee"
 
 
@@ -103,26 +104,48 @@ def point(tx: Connection, alias: str, model_id: str, *, reason: str) -> None:
 
 
 def judge(tx: Connection, challenger: Bundle, promote: Promote) -> Verdict:
-    """Whether the challenger becomes champion: asked for, or its detective does worse than the champion's by more than the spread."""
-    if promote == "never":
-        return Verdict(False, "not promoted: promote was 'never'")
-    if promote == "always":
-        return Verdict(True, "promoted: promote was 'always'")
-    report = challenger.manifest.report
-    if GATE not in report.measures or report.in_sample:
-        why = "it does not generate wines" if GATE not in report.measures else "its report is in-sample (holdout 0)"
-        return Verdict(False, f"not promoted: {why}, so it can't be compared with the champion")
-    champion = _champion_gate(tx)
+    """Whether the challenger becomes champion: asked for, or measured better on the champion's own holdout, beyond the spread.
+
+    Holds the champion until the transaction ends: of two models that finish together the second meets the first.
+    """
+    alone(tx, CHAMPION_LOCK)
+    if GENERATOR not in challenger.parts:
+        return Verdict(False, "not promoted: it does not generate wines, and a champion must pour")
+    if promote != "auto":
+        return Verdict(promote == "always", f"{'promoted' if promote == 'always' else 'not promoted'}: promote was {promote!r}")
+    champion = tx.execute(_champion()).one_or_none()
     if champion is None:
         return Verdict(True, "promoted: there was no champion to compare with")
-    measure = report.measures[GATE]
-    bar = champion - measure.spread
-    figures = (
-        f"{GATE} {measure.value:.4f} (spread {measure.spread:.4f}) against the champion's {champion:.4f}, each on its own holdout; 0.5 is indistinguishable"
-    )
+    return _compare(challenger.manifest, champion)
+
+
+def _compare(challenger: Manifest, champion: Row[Any]) -> Verdict:
+    """Whether the challenger's report beats the champion's; reports of other rows are no match."""
+    measure = challenger.report.measures.get(GATE)
+    if measure is None or challenger.report.in_sample:
+        why = "its report is in-sample" if challenger.report.in_sample else "; ".join(challenger.report.notes)
+        return Verdict(False, f"not promoted: {why}, so there is nothing to compare with the champion's")
+    if _measured_on(challenger.lineage.model_dump(), challenger.report.model_dump()) != _measured_on(champion.lineage, champion.report):
+        return Verdict(False, "not promoted: the champion was measured on other rows (dataset, holdout or split_seed); promote 'always' decides by hand")
+    best = champion.report["measures"][GATE]["value"]
+    bar = best - measure.spread
+    figures = f"{GATE} {measure.value:.4f} (spread {measure.spread:.4f}) against the champion's {best:.4f} on the same holdout; 0.5 is indistinguishable"
     if measure.value < bar:
         return Verdict(True, f"promoted: {figures}")
     return Verdict(False, f"not promoted: {figures}; it had to be below {bar:.4f}")
+
+
+def pin_classifier(tx: Connection, name: str, *, dataset_sha256: str, params: dict[str, Any]) -> str:
+    """The id of the classifier that ``name`` stands for, fit to start a training with these params.
+
+    ``NotFound``, or ``Conflict`` if it was trained on rows that this training holds out: they would not be unseen.
+    """
+    model = get(tx, name)
+    own = {"dataset_sha256": model.lineage["dataset_sha256"], **{key: model.lineage["params"][key] for key in SPLIT}}
+    wanted = {"dataset_sha256": dataset_sha256, **{key: params[key] for key in SPLIT}}
+    if params["holdout"] > 0 and own != wanted:
+        raise Conflict(f"classifier {model.id} may have seen what this training holds out: expected one trained with {wanted}, found {own}")
+    return model.id
 
 
 def install_starter(tx: Connection) -> str:
@@ -132,7 +155,8 @@ def install_starter(tx: Connection) -> str:
     alone(tx, STARTER_LOCK)
     if tx.execute(sa.select(models.c.id).where(models.c.id == bundle.id)).one_or_none() is None:
         publish(tx, bundle, data, job_id=None)
-    if tx.execute(sa.select(aliases.c.alias).where(aliases.c.alias == CHAMPION)).one_or_none() is None:
+    champion = tx.execute(_champion()).one_or_none()
+    if champion is None or (champion.job_id is None and champion.id != bundle.id):  # none yet, or an older package's
         point(tx, CHAMPION, bundle.id, reason="the starter model, shipped with the package")
     return bundle.id
 
@@ -142,11 +166,17 @@ def starter_bytes() -> bytes:
     return resources.files("app.starter").joinpath(STARTER).read_bytes()
 
 
-def _champion_gate(tx: Connection) -> float | None:
-    """The champion's gate metric; None without a champion, or one that was never measured by it."""
-    row = tx.execute(sa.select(models.c.report).join(aliases, aliases.c.model_id == models.c.id).where(aliases.c.alias == CHAMPION)).one_or_none()
-    measure = row.report["measures"].get(GATE) if row else None
-    return None if measure is None else float(measure["value"])
+def _champion() -> sa.Select[Any]:
+    return (
+        sa.select(models.c.id, models.c.job_id, models.c.lineage, models.c.report)
+        .join(aliases, aliases.c.model_id == models.c.id)
+        .where(aliases.c.alias == CHAMPION)
+    )
+
+
+def _measured_on(lineage: dict[str, Any], report: dict[str, Any]) -> tuple[Any, ...]:
+    """What two reports must have in common for their numbers to be compared."""
+    return (lineage["dataset_sha256"], *(lineage["params"][key] for key in SPLIT), report["protocol"], report["in_sample"], GATE in report["measures"])
 
 
 def _aliases_of(tx: Connection, ids: list[str]) -> dict[str, list[str]]:

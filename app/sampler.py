@@ -1,8 +1,8 @@
 """Rows of the infinite table: (model, seed, row) -> wine, a pure function whatever else was asked for.
 
 Networks run on whole, aligned blocks of the table, so that the same shapes are computed for a row however it is
-asked for; noise does not depend on the condition, so the same row at quality 5 and at quality 8 is the same wine,
-made worse or better.
+asked for; noise does not depend on the condition, so the same row at quality 5 and at quality 8 of one type is the
+same wine, made worse or better. Where the type is left open, it follows the mix of the asked qualities.
 """
 
 from __future__ import annotations

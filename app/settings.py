@@ -38,7 +38,8 @@ class Settings(BaseSettings):
     stall_s: float = Field(300.0, gt=0, description="a training that reports nothing for so long is ended and tried again")
     max_rows: int = Field(1_000_000, ge=1, description="rows in one answer of GET /samples")
     max_score_rows: int = Field(10_000, ge=1, description="rows in one POST /score")
-    max_upload_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one request body")
+    max_json_bytes: int = Field(4 * 2**20, ge=1, description="bytes of one JSON body")
+    max_upload_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one uploaded table")
     log_level: Annotated[str, StringConstraints(pattern=r"^(debug|info|warning|error)$")] = "info"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.errors import Fault, InvalidInput
-from app.wine import COLUMNS, NAMES, QUALITY_RANGE, TYPES, Floats, Wines, to_ticks
+from app.wine import COLUMNS, FREE_SO2, NAMES, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Wines, to_ticks
 
 MAX_FAULTS = 20  # told at once; nobody reads more
 _OFF_GRID = 1e-6  # ticks; a decimal read as a float is nearer than this to its tick
@@ -87,7 +87,7 @@ def _read_row(line: int, cells: list[str], into: Floats) -> list[Fault]:
             faults.append(_fault(line, column.name, f"a number from {column.low} to {column.high} ({column.unit})", cells[j]))
         else:
             into[j] = value
-    if not faults and into[5] > into[6]:
+    if not faults and into[FREE_SO2] > into[TOTAL_SO2]:
         faults.append(_fault(line, "free_sulfur_dioxide", f"at most the total, {cells[6]}", cells[5]))
     if _quality(cells[-2]) is None:
         faults.append(_fault(line, "quality", f"a whole number from {QUALITY_RANGE[0]} to {QUALITY_RANGE[1]}", cells[-2]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import tempfile
 import time
@@ -31,6 +32,8 @@ MAX_ARCHIVE_BYTES = 4 * 2**20  # the archive has about 100 KB, its files 350 KB
 
 Files = dict[str, bytes]
 
+log = logging.getLogger("cuvee.data")
+
 
 def fetch(settings: Settings, *, url: str = URL) -> Table:
     """The 6,497 wines, red ones first.
@@ -48,7 +51,10 @@ def fetch(settings: Settings, *, url: str = URL) -> Table:
         tried.append("downloading is switched off (CUVEE_DOWNLOAD)")
         raise _unavailable(tried)
     files = _download(url, settings.download_timeout_s, tried)
-    _keep(files, settings.cache_dir)
+    try:
+        _keep(files, settings.cache_dir)
+    except OSError as error:  # the rows are here and verified; the next process downloads them again
+        log.warning("the download could not be kept in %s: %s", settings.cache_dir, error)
     return _join(files)
 
 
@@ -57,7 +63,10 @@ def _from_folder(folder: Path) -> Files | None:
     paths = {name: folder / name for name in SHA256}
     if not all(path.is_file() for path in paths.values()):
         return None
-    return {name: _verified(name, path.read_bytes(), where=str(path)) for name, path in paths.items()}
+    try:
+        return {name: _verified(name, path.read_bytes(), where=str(path)) for name, path in paths.items()}
+    except OSError as error:
+        raise DatasetDamaged(f"{folder} has the original files but they can't be read: {error}; mend that, or remove them") from error
 
 
 def _verified(name: str, data: bytes, *, where: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import tempfile
 import threading
@@ -31,6 +32,11 @@ from worker.training import Metrics
 
 TINY = {"channels": 4, "blocks": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
 BACKENDS = ("sqlite", "postgresql")
+
+# the environment of whoever runs the tests must not decide what they test
+DATA_DIR = Path(os.environ.get("CUVEE_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
+for _name in [name for name in os.environ if name.startswith("CUVEE_")]:
+    del os.environ[_name]
 
 _number = itertools.count()
 

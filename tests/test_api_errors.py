@@ -43,7 +43,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         registry.install_starter(tx)
     database.close()
     settings = Settings(
-        database_url=f"sqlite:///{folder}/cuvee.db", download=False, cache_dir=folder / "cache", max_upload_bytes=LIMIT, max_score_rows=5, max_rows=1000
+        database_url=f"sqlite:///{folder}/cuvee.db",
+        download=False,
+        cache_dir=folder / "cache",
+        max_upload_bytes=LIMIT,
+        max_json_bytes=LIMIT,
+        max_score_rows=5,
+        max_rows=1000,
     )
     with serve(settings) as client:
         yield client
@@ -203,14 +209,16 @@ def test_a_charset_beside_the_type_is_fine(api: httpx.Client) -> None:
 @pytest.mark.parametrize(("call", "media_type"), [("/score", "application/json"), ("/train", "application/json"), ("/datasets", "text/csv")])
 def test_a_body_that_announces_too_many_bytes_is_refused_with_the_limit_named(api: httpx.Client, call: str, media_type: str) -> None:
     document = problem(api.post(call, content=b" " * (LIMIT + 1), headers={"Content-Type": media_type}), 413, "too-large")
-    assert document["detail"] == "expected a body of at most 65536 bytes; a deployment may raise CUVEE_MAX_UPLOAD_BYTES"
+    setting = "CUVEE_MAX_JSON_BYTES" if media_type == "application/json" else "CUVEE_MAX_UPLOAD_BYTES"
+    assert document["detail"] == f"expected a body of at most 65536 bytes; a deployment may raise {setting}"
 
 
 @pytest.mark.parametrize(("call", "media_type"), [("/score", "application/json"), ("/train", "application/json"), ("/datasets", "text/csv")])
 def test_a_body_that_does_not_announce_its_length_is_held_to_the_same_limit(api: httpx.Client, call: str, media_type: str) -> None:
     pieces = iter([b" " * 2**10] * (LIMIT // 2**10 + 1))
     document = problem(api.post(call, content=pieces, headers={"Content-Type": media_type}), 413, "too-large")
-    assert document["detail"] == "expected a body of at most 65536 bytes; a deployment may raise CUVEE_MAX_UPLOAD_BYTES"
+    setting = "CUVEE_MAX_JSON_BYTES" if media_type == "application/json" else "CUVEE_MAX_UPLOAD_BYTES"
+    assert document["detail"] == f"expected a body of at most 65536 bytes; a deployment may raise {setting}"
 
 
 def test_a_body_that_fills_the_limit_to_the_last_byte_is_read(api: httpx.Client) -> None:
@@ -223,7 +231,7 @@ def test_a_body_that_fills_the_limit_to_the_last_byte_is_read(api: httpx.Client)
     [
         ({"method": "alchemy"}, "/body/method", "gan or classifier", "alchemy"),
         ({"dataset": "nobody"}, "/body/dataset", "a dataset's id", "nobody"),
-        ({"params": {"classifier": "nobody"}}, "/body/params/classifier", "a registered model", "nobody"),
+        ({"params": {"classifier": "nobody"}}, "/body/params/classifier", "a registered classifier of the same rows", "nobody"),
         ({"params": {"preset": "grand-cru"}}, "/body/params/preset", "'quick' or 'default'", "'grand-cru'"),
         ({"params": {"stepz": 3}}, "/body/params/stepz", "a name that the documentation lists", "params.stepz"),
         ({"params": {"steps": 0}}, "/body/params/steps", "at least 1", "0"),
@@ -313,3 +321,15 @@ def test_a_list_refuses_a_page_that_can_not_be(api: httpx.Client, path: str, que
 def test_jobs_in_a_state_that_does_not_exist_are_refused_with_the_states_named(api: httpx.Client) -> None:
     expected = "'queued', 'running', 'succeeded', 'failed', 'cancelling' or 'cancelled'"
     assert faults(problem(api.get("/jobs?state=asleep"), 422, "invalid-input")) == [("/query/state", expected, "'asleep'")]
+
+
+@pytest.mark.parametrize("path", ["/models?limit=1&limit=2", "/samples?n=1&n=2", "/models/champion?foo=1", "/readyz?foo=1"])
+def test_a_query_name_given_twice_or_to_a_call_without_any_is_refused(api: httpx.Client, path: str) -> None:
+    fault = problem(api.get(path), 422, "invalid-input")["errors"][0]
+    assert fault["pointer"] in ("/query/limit", "/query/n", "/query/foo")
+    assert fault["expected"] in ("once", "none")
+
+
+def test_many_bad_rows_are_told_of_by_the_first(api: httpx.Client) -> None:
+    faults = problem(api.post("/score", json={"rows": [{}] * 10_000}), 422, "invalid-input")["errors"]
+    assert {fault["pointer"].rsplit("/", 1)[0] for fault in faults} == {"/body/rows/0"}

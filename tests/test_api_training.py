@@ -131,7 +131,7 @@ def test_params_of_nothing_named_are_the_default_preset_s(api: httpx.Client) -> 
 
 def test_an_alias_for_the_classifier_is_pinned_to_the_model_that_it_stands_for(api: httpx.Client) -> None:
     champion = api.get("/models/champion").json()["id"]
-    assert train(api, params={"classifier": "champion"})["params"]["classifier"] == champion
+    assert train(api, params={"classifier": "champion", "holdout": 0})["params"]["classifier"] == champion
 
 
 def test_a_classifier_can_be_trained_alone(api: httpx.Client) -> None:
@@ -352,3 +352,8 @@ def test_the_lineage_of_a_model_says_how_to_train_it_again(api: httpx.Client) ->
 def test_the_id_of_a_model_is_the_hash_of_its_bytes(api: httpx.Client) -> None:
     model = api.get("/models/champion").json()
     assert model["id"] == model["sha256"][:16]
+
+
+def test_the_starter_dataset_uploaded_again_stays_synthetic(api: httpx.Client, starter_wines: Wines) -> None:
+    answer = api.post("/datasets?name=mine", content=csv_of(starter_wines), headers={"content-type": "text/csv"})
+    assert (answer.json()["id"], answer.json()["synthetic"]) == ("starter", True)

@@ -304,6 +304,30 @@ def test_a_running_job_is_cancelled_when_its_worker_lets_go_and_keeps_its_checkp
         assert jobs.last_checkpoint(tx, job.id) == b"state"
 
 
+def test_an_abandoned_job_is_cancelled_at_once(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+    expire(db, job)
+
+    with db.write() as tx:
+        assert jobs.cancel(tx, job.id).state == "cancelled"
+
+    with db.read() as tx:
+        assert not jobs.holds(tx, job.lease)
+
+
+def test_a_checkpoint_whose_answer_was_lost_may_be_written_again(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+
+    for _ in range(2):
+        with db.write() as tx:
+            jobs.save_checkpoint(tx, job.lease, number=1, state=b"state")
+
+    with db.read() as tx:
+        assert jobs.last_checkpoint(tx, job.id) == b"state"
+
+
 def test_a_cancelling_job_whose_worker_died_is_ended_by_the_reaper(db: Database) -> None:
     enqueue(db)
     job = claimed(db)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import socket
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 from app import uci
 from app.errors import DatasetDamaged, DatasetUnavailable
 from app.settings import Settings
+from tests.conftest import DATA_DIR
 
 RED, WHITE = "winequality-red.csv", "winequality-white.csv"
 HEADER = (
@@ -43,10 +43,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def originals() -> dict[str, bytes]:
     """The two real files, where this machine has them."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    for folder in (Path(os.environ.get("CUVEE_DATA_DIR", beside)), beside):
-        if all((folder / name).is_file() for name in (RED, WHITE)):
-            return {name: (folder / name).read_bytes() for name in (RED, WHITE)}
+    if all((DATA_DIR / name).is_file() for name in (RED, WHITE)):
+        return {name: (DATA_DIR / name).read_bytes() for name in (RED, WHITE)}
     pytest.skip("the original UCI files are not on this machine (CUVEE_DATA_DIR, ../shared/data)")
 
 

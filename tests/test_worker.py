@@ -123,7 +123,7 @@ def test_a_killed_training_is_noticed_and_resumed_from_its_checkpoint_by_another
 
     workers.start()
     wait_for(lambda: read(db, job).attempt == 2 and "step" in read(db, job).metrics)
-    assert read(db, job).metrics["step"] > kept  # from scratch it would begin at 25
+    assert read(db, job).metrics["step"] > kept  # from scratch it would begin at 1
 
     wait_for(lambda: read(db, job).state == "succeeded", timeout_s=180)
     assert models_of(db, job) == [read(db, job).model_id]
@@ -216,6 +216,18 @@ def test_a_training_that_says_nothing_is_ended_and_tried_again(db: Database, wor
     wait_for(lambda: read(db, job).failures == 1)
     assert read(db, job).error == "the training said nothing for 20 s and was ended"
     assert not child.is_running()
+
+
+@ON_SQLITE
+def test_a_training_that_hangs_while_it_starts_does_not_keep_the_worker_from_stopping(db: Database, workers: Workers) -> None:
+    job = enqueue(db)
+    worker = workers.start()
+    child_of(worker).suspend()
+
+    worker.terminate()
+
+    assert worker.wait(20) == 0
+    assert (read(db, job).state, read(db, job).failures) == ("queued", 0)
 
 
 @ON_SQLITE

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Tensors = dict[str, Tensor]
+
+
+class CheckpointUnusable(Exception):
+    """Bytes that are not the state of these networks and optimisers."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,13 @@ class Trainees:
         return save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
 
     def load(self, state: bytes) -> int:
-        """Puts back what ``save`` wrote and returns its step; every name and shape must be there."""
+        """Puts back what ``save`` wrote and returns its step; ``CheckpointUnusable`` if a name or a shape is another."""
+        try:
+            return self._load(state)
+        except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CheckpointUnusable(f"the checkpoint does not fit what is trained here: {error}") from error
+
+    def _load(self, state: bytes) -> int:
         tensors = load(state)
         self.random.set_state(tensors["random"])
         for name, net in self.nets.items():

@@ -19,6 +19,7 @@ from app.bundle import Calibration, Measure, Report
 from app.wine import Floats, Wines
 from worker.split import Split, split
 
+PROTOCOL = 1  # bump when a measure's meaning changes: reports of two protocols are never compared
 REPEATS = 3
 FOLDS = 5
 TREES = 100
@@ -37,7 +38,7 @@ def report(generated: Wines, rows: Split) -> Report:
     notes = [IN_SAMPLE] if in_sample else []
     if min(len(real), len(others), len(generated)) < MIN_ROWS:
         notes.append(f"fewer than {MIN_ROWS} rows to compare with: nothing was measured")
-        return Report(in_sample=in_sample, rows=len(real), measures={}, notes=notes)
+        return Report(protocol=PROTOCOL, in_sample=in_sample, rows=len(real), measures={}, notes=notes)
     values = [c2st(real, generated, seed=seed) for seed in range(REPEATS)]
     measure = Measure(
         value=float(np.mean(values)),
@@ -45,7 +46,7 @@ def report(generated: Wines, rows: Split) -> Report:
         floor=c2st(real, _shuffled(rows.train), seed=0),
         ceiling=float(np.mean([c2st(real, others, seed=seed) for seed in range(REPEATS)])),
     )
-    return Report(in_sample=in_sample, rows=len(real), measures={"c2st": measure}, notes=notes)
+    return Report(protocol=PROTOCOL, in_sample=in_sample, rows=len(real), measures={"c2st": measure}, notes=notes)
 
 
 def c2st(real: Wines, other: Wines, *, seed: int) -> float:

@@ -54,8 +54,7 @@ class _ToUniform(nn.Module):
 def generator_graph(generator: Generator) -> bytes:
     """ONNX: latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]."""
     net = _ToUniform(generator)
-    latent = generator.spread.in_features - CONDITION
-    return _graph(net, {"latent": latent, "condition": CONDITION}, "u")
+    return _graph(net, {"latent": generator.latent, "condition": CONDITION}, "u")
 
 
 def discriminator_graph(discriminator: Discriminator) -> bytes:

@@ -108,7 +108,7 @@ class Generator(nn.Module):
 
     def __init__(self, *, latent: int, channels: int, blocks: int, hidden: int) -> None:
         super().__init__()
-        self.channels = channels
+        self.latent, self.channels = latent, channels
         self.spread = nn.Linear(latent + CONDITION, channels * TOKENS)
         self.film = nn.Linear(latent + CONDITION, hidden)
         self.modulate = nn.ModuleList(nn.Linear(hidden, 2 * channels) for _ in range(blocks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import platform
 import time
@@ -15,22 +16,25 @@ from torch.special import ndtr
 
 from app import __version__, codec, noise
 from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, DISCRIMINATOR, FORMAT, GENERATOR, Bundle, Lineage, Manifest, Report, digest, pack
-from app.params import Params, resolve
+from app.params import GanParams, Params, resolve
 from app.sampler import Condition, Sampler
 from app.tables import read_csv
 from app.wine import NAMES, TYPES, Floats, Wines, concatenate
 from worker import evaluate, export
 from worker.assignment import Assignment
-from worker.checkpoint import weights
+from worker.checkpoint import CheckpointUnusable, weights
 from worker.methods import METHODS
 from worker.nets import Discriminator, Generator
 from worker.split import Split, split
 from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
 
+log = logging.getLogger("cuvee.training")
+
 MIN_TYPE_ROWS = 20  # a type with fewer has no marginals worth learning
 PROGRESS_INTERVAL_S = 0.5
 TRAINING_SHARE = 0.9  # of the progress bar; the rest is export and report
-RECALIBRATION_DRAWS = 20  # generated rows for each training row
+RECALIBRATION_DRAWS = 20  # generated rows for each training row, while that is
+RECALIBRATION_ROWS = 200_000  # no more than about this many in all
 RECALIBRATION_SEED = 2**62  # noise that no request is likely to ask for
 REPORT_SEED = 2**62 + 1
 STEADIER = "a lower lr, or the loss 'r3gan' with its gamma, is steadier"
@@ -81,12 +85,12 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
 
     watcher.progress(0.0, "training", {})
     wall, cpu = time.monotonic(), time.process_time()
-    trained = METHODS[assignment.method](TrainingSet(rows.train, fitted, device), params, _Run(assignment, watcher, device))
+    trained = _train(assignment, watcher, params, TrainingSet(rows.train, fitted, device), device=device)
     seconds = time.monotonic() - wall, time.process_time() - cpu
     _check_weights(trained)
 
     watcher.progress(TRAINING_SHARE, "exporting", {})
-    if trained.generator is not None and getattr(params, "recalibrate", False):
+    if trained.generator is not None and isinstance(params, GanParams) and params.recalibrate:
         fitted = _recalibrated(fitted, trained.generator.cpu(), rows.train)
     parts = _parts(trained)
     lineage = _lineage(assignment, params, rows, device=device, seconds=seconds)
@@ -108,6 +112,16 @@ def _check_weights(trained: Trained) -> None:
         raise TrainingRefused(f"the training diverged in its last steps: weights are not finite; {STEADIER}")
 
 
+def _train(assignment: Assignment, watcher: Watcher, params: Params, data: TrainingSet, *, device: torch.device) -> Trained:
+    run = _Run(assignment, watcher, device)
+    try:
+        return METHODS[assignment.method](data, params, run)
+    except CheckpointUnusable as error:
+        log.warning("starting anew: %s", error)  # most often another version of the code wrote it
+        run.resume = None
+        return METHODS[assignment.method](data, params, run)
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -125,10 +139,11 @@ def _check(rows: Split) -> None:
 
 def _recalibrated(fitted: codec.Codec, generator: Generator, train: Wines) -> codec.Codec:
     """The codec whose cells give the generator's own output the marginals of the training rows."""
-    quality, red = np.tile(train.quality, RECALIBRATION_DRAWS), np.tile(train.red, RECALIBRATION_DRAWS)
-    latent = noise.draw(RECALIBRATION_SEED, 0, len(quality), dims=generator.spread.in_features - codec.CONDITION).latent
+    draws = min(RECALIBRATION_DRAWS, RECALIBRATION_ROWS // len(train) + 1)
+    quality, red = np.tile(train.quality, draws), np.tile(train.red, draws)
+    latent = noise.draw(RECALIBRATION_SEED, 0, len(quality), dims=generator.latent).latent
     inputs = torch.from_numpy(latent), torch.from_numpy(codec.condition(quality, red))
-    return fitted.recalibrated(_run(lambda z, c: ndtr(generator(z, c)), *inputs), red)
+    return fitted.recalibrated(_outputs(lambda z, c: ndtr(generator(z, c)), *inputs), red)
 
 
 def _parts(trained: Trained) -> dict[str, bytes]:
@@ -162,7 +177,7 @@ def _lineage(assignment: Assignment, params: Params, rows: Split, *, device: tor
 
 def _manifest(method: str, trained: Trained, rows: Split, *, fitted: codec.Codec, parts: dict[str, bytes], lineage: Lineage) -> Manifest:
     """The manifest of a model that nobody has measured yet."""
-    latent = 0 if trained.generator is None else trained.generator.spread.in_features - codec.CONDITION
+    latent = 0 if trained.generator is None else trained.generator.latent
     return Manifest(
         format=FORMAT,
         method=method,
@@ -172,7 +187,7 @@ def _manifest(method: str, trained: Trained, rows: Split, *, fitted: codec.Codec
         labels=_labels(rows.train),
         codec=codec.to_state(fitted),
         calibration=None,
-        report=Report(in_sample=len(rows.holdout) == 0, rows=0, measures={}, notes=[]),
+        report=Report(protocol=evaluate.PROTOCOL, in_sample=len(rows.holdout) == 0, rows=0, measures={}, notes=[]),
         lineage=lineage,
         parts={name: digest(part) for name, part in parts.items()},
     )
@@ -205,11 +220,11 @@ def _measured(manifest: Manifest, parts: dict[str, bytes], trained: Trained, *, 
 
 def _logits(discriminator: Discriminator, fitted: codec.Codec, wines: Wines) -> Floats:
     inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.condition(wines.quality, wines.red))
-    return _run(discriminator.cpu(), *inputs)
+    return _outputs(discriminator.cpu(), *inputs)
 
 
 @torch.no_grad()
-def _run(net: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Floats:
+def _outputs(net: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Floats:
     """The outputs of a network over all rows, ``CHUNK`` at a time, as float64."""
     parts = [net(a, b) for a, b in zip(torch.split(first, CHUNK), torch.split(second, CHUNK), strict=True)]
     return torch.cat(parts).double().numpy()

@@ -67,14 +67,16 @@ class Supervisor:
     def __init__(self, db: Database, settings: Settings, *, name: str, stop: threading.Event) -> None:
         self._db, self._settings, self._name, self._stop = db, settings, name, stop
         self._checkpoints = 0
+        self._renewed_at = 0.0
+        self._owed: Lease | None = None
 
     def run(self, *, drain: bool = False) -> None:
         """Works until stopped; with ``drain`` until no job is ready."""
         while not self._stop.is_set():
             try:
                 worked = self.run_one()
-            except sa.exc.OperationalError as error:
-                log.warning("the database does not answer, trying again: %s", error.orig)
+            except (sa.exc.OperationalError, sa.exc.TimeoutError) as error:
+                log.warning("the database does not answer, trying again: %s", error)
                 worked = False
             if not worked:
                 if drain:
@@ -83,19 +85,30 @@ class Supervisor:
 
     def run_one(self) -> bool:
         """Whether there was a job to work on; returns when that job is over or somebody else's."""
+        self._settle()
         with self._db.write() as tx:
             jobs.reap(tx)
             job = jobs.claim(tx, worker=self._name, lease_s=self._settings.lease_s)
         if job is None:
             return False
+        self._renewed_at = time.monotonic()
         log.info("job %s: attempt %d (%s on %s)", job.id, job.attempt, job.method, job.dataset_id)
         try:
             self._attempt(job)
         except LeaseLost as lost:
             log.warning("job %s: %s", job.id, lost.detail)
-            with suppress(LeaseLost):  # without a database: the reaper confirms it
-                self._insist(lambda tx: jobs.confirm_cancel(tx, job.lease))
+            self._owed = job.lease
+            self._settle()
         return True
+
+    def _settle(self) -> None:
+        """Gives back a lease that ended in a cancellation, or in an outage that kept us from giving it back."""
+        if (lease := self._owed) is None:
+            return
+        with self._db.write() as tx, suppress(LeaseLost):  # it was taken over: nothing to give back
+            if not jobs.confirm_cancel(tx, lease):
+                jobs.release(tx, lease)
+        self._owed = None
 
     def _attempt(self, job: Job) -> None:
         """Works on the job, and leaves it in a state that anybody can go on from, whatever happens here."""
@@ -104,8 +117,10 @@ class Supervisor:
         except Stopped:
             self._insist(lambda tx: jobs.release(tx, job.lease))
             log.info("job %s: released, another worker goes on from its last checkpoint", job.id)
-        except (LeaseLost, sa.exc.OperationalError):
+        except LeaseLost:
             raise
+        except sa.exc.OperationalError as error:
+            raise LeaseLost(f"the database does not answer: {error.orig}") from error
         except Exception as error:
             log.exception("job %s: the worker itself failed", job.id)
             self._fail(job, f"the worker failed: {type(error).__name__}: {error}")
@@ -125,7 +140,7 @@ class Supervisor:
 
     def _attend(self, job: Job, child: _Child) -> None:
         """Hears the child out, keeping the lease meanwhile."""
-        heard_at = renewed_at = time.monotonic()
+        heard_at = time.monotonic()
         while True:
             if self._stop.is_set():
                 raise Stopped
@@ -141,9 +156,9 @@ class Supervisor:
                 child.end()  # before another may start the same training beside it
                 self._fail(job, f"the training said nothing for {self._settings.stall_s:g} s and was ended")
                 return
-            if time.monotonic() - renewed_at > self._settings.lease_s / 3:
+            if time.monotonic() - self._renewed_at > self._settings.lease_s / 3:
                 self._insist(lambda tx: jobs.renew(tx, job.lease, lease_s=self._settings.lease_s))
-                renewed_at = time.monotonic()
+                self._renewed_at = time.monotonic()
 
     def _heed(self, job: Job, frame: Frame | None, child: _Child) -> bool:
         """Acts on one frame; whether the attempt is over."""
@@ -195,7 +210,7 @@ class Supervisor:
 
     def _insist(self, write: Callable[[Connection], Result]) -> Result:
         """The result of one write transaction, tried again while the database is away, but not past the lease."""
-        give_up_at = time.monotonic() + self._settings.lease_s * GIVE_UP_SHARE
+        give_up_at = self._renewed_at + self._settings.lease_s * GIVE_UP_SHARE
         while True:
             try:
                 with self._db.write() as tx:
@@ -209,7 +224,7 @@ class Supervisor:
         with self._db.read() as tx:
             dataset = datasets.get(tx, job.dataset_id)
             classifier = job.params.get("classifier")
-            parts = registry.load(tx, classifier).parts if classifier else {}
+            weights = registry.load(tx, classifier).parts[CLASSIFIER_WEIGHTS] if classifier else None
             return Assignment(
                 job_id=job.id,
                 method=job.method,
@@ -224,7 +239,7 @@ class Supervisor:
                 checkpoint_interval_s=self._settings.checkpoint_interval_s,
                 dataset=datasets.content(tx, dataset.id),
                 checkpoint=jobs.last_checkpoint(tx, job.id),
-                classifier=parts.get(CLASSIFIER_WEIGHTS),
+                classifier=weights,
             )
 
     def _spawn(self, assignment: Assignment) -> _Child:
@@ -238,15 +253,22 @@ class Supervisor:
         )
         inbox: queue.Queue[Frame | None] = queue.Queue()
         threading.Thread(target=_listen, args=(cast(BinaryIO, process.stdout), inbox), daemon=True).start()
-        with suppress(BrokenPipeError):  # it died at once: the inbox says so
-            write_assignment(cast(BinaryIO, process.stdin), assignment)
+        # beside us: a pipe holds less than a dataset, and the child reads only once it has loaded torch
+        threading.Thread(target=_tell, args=(cast(BinaryIO, process.stdin), assignment), daemon=True).start()
         return _Child(process, inbox)
 
 
+def _tell(stream: BinaryIO, assignment: Assignment) -> None:
+    with suppress(BrokenPipeError):  # it died at once: the inbox says so
+        write_assignment(stream, assignment)
+
+
 def _listen(stream: BinaryIO, inbox: queue.Queue[Frame | None]) -> None:
-    while (frame := receive(stream)) is not None:
-        inbox.put(frame)
-    inbox.put(None)
+    try:
+        while (frame := receive(stream)) is not None:
+            inbox.put(frame)
+    finally:
+        inbox.put(None)
 
 
 def _exit_reason(status: int) -> str:

@@ -26,7 +26,7 @@ class Run(Protocol):
     classifier: bytes | None  # weights of the registered classifier to start from
 
     def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
-        """To be called every few steps; asks for metrics (which may sync) or state only when it is time for them.
+        """To be called after every step; asks for metrics (which may sync) or state only when it is time for them.
 
         ``state`` is None in a phase that is done again rather than resumed.
         """

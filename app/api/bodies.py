@@ -6,9 +6,10 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
-from app.errors import Fault, TooLarge, UnsupportedMediaType
+from app.errors import Fault, InvalidInput, TooLarge, UnsupportedMediaType
 
 JSON_TYPES = ("application/json",)
+REPEATABLE = ("quality", "type")
 CSV_TYPES = ("text/csv", "application/csv")
 
 
@@ -26,19 +27,37 @@ def check_type(request: Request, accepted: tuple[str, ...]) -> None:
         raise UnsupportedMediaType(detail, [Fault("/header/content-type", detail, expected=accepted[0], found=found)])
 
 
-class BodyLimit:
-    """ASGI middleware: a body over ``limit`` bytes gets a 413, whether it announces its length or not."""
+def no_strangers(request: Request) -> None:
+    """``InvalidInput`` for query names on a call that has none, and for one given twice that is not a list."""
+    takes_some = bool(request.scope["route"].dependant.query_params)
+    faults = []
+    for name in request.query_params:
+        if not takes_some:
+            faults.append(Fault(f"/query/{name[:64]}", f"{name[:64]}: this call has no query parameters", expected="none", found=name[:64]))
+        elif name not in REPEATABLE and len(values := request.query_params.getlist(name)) > 1:
+            faults.append(Fault(f"/query/{name[:64]}", f"{name[:64]}: expected once, found {len(values)} times", expected="once", found=f"{len(values)} times"))
+    if faults:
+        raise InvalidInput("; ".join(f.detail for f in faults[:3]), faults[:20])
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
+
+class BodyLimit:
+    """ASGI middleware: a body over its type's limit gets a 413, whether it announces its length or not."""
+
+    def __init__(self, app: ASGIApp, *, json: int, table: int) -> None:
+        """Limits in bytes, for JSON and for all else."""
+        self._app, self._json, self._table = app, json, table
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._limit:
-            await problems.of(self._too_large())(scope, receive, send)
+        headers = dict(scope["headers"])
+        is_json = headers.get(b"content-type", b"").startswith(JSON_TYPES[0].encode())
+        limit, setting = (self._json, "CUVEE_MAX_JSON_BYTES") if is_json else (self._table, "CUVEE_MAX_UPLOAD_BYTES")
+        too_large = TooLarge(f"expected a body of at most {limit} bytes; a deployment may raise {setting}")
+        announced = headers.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > limit:
+            await problems.of(too_large)(scope, receive, send)
             return
         received, started = 0, False
 
@@ -46,13 +65,13 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._limit:
-                raise self._too_large()
+            if received > limit:
+                raise too_large
             return message
 
         async def kept(message: Message) -> None:
             nonlocal started
-            if received <= self._limit or started:  # what the app makes of a body cut short is not the answer
+            if received <= limit or started:  # what the app makes of a body cut short is not the answer
                 started = True
                 await send(message)
 
@@ -61,8 +80,5 @@ class BodyLimit:
         except TooLarge:
             if started:
                 raise
-        if received > self._limit and not started:
-            await problems.of(self._too_large())(scope, receive, send)
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"expected a body of at most {self._limit} bytes; a deployment may raise CUVEE_MAX_UPLOAD_BYTES")
+        if received > limit and not started:
+            await problems.of(too_large)(scope, receive, send)

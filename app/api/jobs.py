@@ -11,7 +11,7 @@ from app import datasets, jobs, params, registry
 from app.api.bodies import takes_json
 from app.api.schemas import JobPage, JobView, Name, TrainRequest
 from app.api.services import Services, UseServices, warning_header
-from app.errors import Fault, InvalidInput, NotFound
+from app.errors import Conflict, Fault, InvalidInput, NotFound
 from app.jobs import Request
 
 router = APIRouter(tags=["training"])
@@ -20,8 +20,8 @@ router = APIRouter(tags=["training"])
 @router.post("/train", status_code=202, dependencies=[Depends(takes_json)])
 def train(asked: TrainRequest, use: UseServices, response: Response) -> JobView:
     """Queues a training job; a worker takes it up. `Location` is where to watch it."""
-    resolved = _resolve(asked, use)
     dataset, warnings = _choose(asked, use)
+    resolved = _resolve(asked, use, dataset)
     request = Request(
         method=asked.method,
         dataset_id=dataset.id,
@@ -59,16 +59,18 @@ def cancel_job(job_id: Name, use: UseServices) -> JobView:
         return JobView.of(jobs.cancel(tx, job_id))
 
 
-def _resolve(asked: TrainRequest, use: Services) -> dict[str, object]:
+def _resolve(asked: TrainRequest, use: Services, dataset: datasets.Dataset) -> dict[str, object]:
     """The complete params, an alias in ``classifier`` pinned to the model that it stands for now."""
     resolved = params.resolve(asked.method, asked.params).model_dump()
     if (name := resolved.get("classifier")) is None:
         return resolved
     try:
         with use.db.read() as tx:
-            return resolved | {"classifier": registry.resolve(tx, name)}
-    except NotFound as error:
-        raise InvalidInput(error.detail, [Fault("/body/params/classifier", error.detail, expected="a registered model", found=name)]) from error
+            return resolved | {"classifier": registry.pin_classifier(tx, name, dataset_sha256=dataset.sha256, params=resolved)}
+    except (NotFound, Conflict) as error:
+        raise InvalidInput(
+            error.detail, [Fault("/body/params/classifier", error.detail, expected="a registered classifier of the same rows", found=name)]
+        ) from error
 
 
 def _choose(asked: TrainRequest, use: Services) -> tuple[datasets.Dataset, list[str]]:

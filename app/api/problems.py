@@ -73,6 +73,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(sa.exc.OperationalError, _database)
+    app.add_exception_handler(sa.exc.TimeoutError, _database)  # every pooled connection is busy
     app.add_exception_handler(Exception, _unexpected)
 
 

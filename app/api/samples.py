@@ -19,6 +19,7 @@ from app.bundle import FORMAT
 from app.cellar import OpenModel
 from app.errors import Fault, InvalidInput, NotAcceptable
 from app.formats import CHUNKS, CSV, JSON
+from app.inference import arithmetic
 from app.sampler import Condition
 
 router = APIRouter(tags=["samples"])
@@ -59,8 +60,9 @@ class _Pinned:
 
     @property
     def etag(self) -> str:
-        """Strong: the bytes are a function of the pinned request and of the two layouts."""
-        return '"' + hashlib.sha256(f"{FORMAT} {noise.LAYOUT} {self.url(offset=self.offset)}".encode()).hexdigest()[:32] + '"'
+        """Strong: the bytes are a function of the pinned request, the two layouts and the arithmetic of this process."""
+        means = f"{FORMAT} {noise.LAYOUT} {arithmetic()} {self.url(offset=self.offset)}"
+        return '"' + hashlib.sha256(means.encode()).hexdigest()[:32] + '"'
 
 
 @router.get("/samples", responses=_RESPONSES, response_class=Response)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, create_model, field_validator
 
 from app import jobs
 from app.datasets import Dataset
@@ -101,7 +101,7 @@ Row = create_model("Row", __base__=_Row, __doc__="A wine: 11 measurements, its s
 class ScoreRequest(Request):
     """Wines to be scored, and by which model."""
 
-    rows: list[Row] = Field(min_length=1)
+    rows: Annotated[list[Row], FailFast()] = Field(min_length=1)  # a thousand bad rows would make ten thousand faults
     model: Name = "champion"
 
 

@@ -13,8 +13,6 @@ from worker.losses import quality_cross_entropy
 from worker.nets import Classifier, Trunk
 from worker.training import Batch, Metrics, Run, Trained, TrainingSet
 
-TICK_STEPS = 20
-
 
 def train(data: TrainingSet, params: ClassifierParams, run: Run) -> Trained:
     """A classifier trained on ``data``; bit for bit the same for the same seed on the same CPU, resumed or not."""
@@ -25,8 +23,7 @@ def train(data: TrainingSet, params: ClassifierParams, run: Run) -> Trained:
     start = trainees.load(run.resume) if run.resume else 0
     for step in range(start + 1, params.classifier_steps + 1):
         loss = learn(net, adam, data.batch(params.batch, random))
-        if step % TICK_STEPS == 0:
-            run.tick(step, params.classifier_steps, metrics=partial(metrics, loss), state=partial(trainees.save, step))
+        run.tick(step, params.classifier_steps, metrics=partial(metrics, loss), state=partial(trainees.save, step))
     return Trained(net)
 
 

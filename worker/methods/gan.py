@@ -23,7 +23,6 @@ from worker.methods import classifier as classifier_method
 from worker.nets import Classifier, Discriminator, Generator
 from worker.training import Batch, Metrics, Run, Trained, TrainingRefused, TrainingSet
 
-TICK_STEPS = 20
 BETAS = (0.0, 0.99)  # R3GAN, table 8: no momentum on the first moment
 CONSTANT_UNTIL = 0.4  # share of the steps at the peak rate, before the cosine
 FINAL_RATE = 0.03  # of the peak
@@ -142,8 +141,7 @@ def train(data: TrainingSet, params: GanParams, run: Run) -> Trained:
         d_loss = game.discriminator_step(real, noise=noise, penalise=step % params.penalty_every == 0)
         g_loss = game.generator_step(data.batch(params.batch, random), noise=noise)
         game.remember(min(params.ema, (1 + step) / (10 + step)))
-        if (step + 1) % TICK_STEPS == 0:
-            run.tick(before + step + 1, before + params.steps, metrics=partial(_metrics, d_loss, g_loss), state=partial(trainees.save, step + 1))
+        run.tick(before + step + 1, before + params.steps, metrics=partial(_metrics, d_loss, g_loss), state=partial(trainees.save, step + 1))
     return Trained(classifier, game.discriminator, game.average)
 
 
@@ -159,8 +157,7 @@ def _pretrain(classifier: Classifier, data: TrainingSet, params: GanParams, rand
     adam = classifier_method.optimizer(classifier, params)
     for step in range(1, params.classifier_steps + 1):
         loss = classifier_method.learn(classifier, adam, data.batch(params.batch, random))
-        if step % TICK_STEPS == 0:
-            run.tick(step, params.classifier_steps + params.steps, metrics=partial(classifier_method.metrics, loss), state=None)
+        run.tick(step, params.classifier_steps + params.steps, metrics=partial(classifier_method.metrics, loss), state=None)
 
 
 def _build(classifier: Classifier, params: GanParams, run: Run) -> tuple[Generator, Discriminator]:
