@@ -26,8 +26,9 @@ class TrunkParams(Params):
     channels: int = Field(32, ge=4, le=256, description="channels of a token")
     blocks: int = Field(2, ge=1, le=8, description="residual convolution blocks")
     hidden: int = Field(256, ge=8, le=2048, description="width of the dense layers")
-    classifier_steps: int = Field(600, ge=0, le=100_000, description="Adam steps of the classifier")
+    classifier_steps: int = Field(300, ge=0, le=100_000, description="Adam steps of the classifier")
     classifier_lr: float = Field(1e-3, gt=0, le=0.1, description="its learning rate")
+    classifier_noise: float = Field(0.3, ge=0, le=2, description="noise on the fields that it is taught with; without it, it learns wines by heart")
     batch: int = Field(256, ge=8, le=65_536, description="rows in a step")
 
 

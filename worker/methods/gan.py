@@ -156,7 +156,8 @@ def _pretrain(classifier: Classifier, data: TrainingSet, params: GanParams, rand
     """Trains the classifier that becomes the discriminator; seconds, so it is done again rather than checkpointed."""
     adam = classifier_method.optimizer(classifier, params)
     for step in range(1, params.classifier_steps + 1):
-        loss = classifier_method.learn(classifier, adam, data.batch(params.batch, random))
+        batch = classifier_method.blurred(data.batch(params.batch, random), params, random)
+        loss = classifier_method.learn(classifier, adam, batch)
         run.tick(step, params.classifier_steps + params.steps, metrics=partial(classifier_method.metrics, loss), state=None)
 
 
