@@ -87,6 +87,13 @@ class Job:
         """Whether its worker has let the lease run out, so that any other may take it over."""
         return self.state in ("running", "cancelling") and (self.lease_expires_at or 0.0) < self.read_at
 
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left at the pace since it was first taken up; None where there is no pace yet."""
+        if self.state != "running" or self.started_at is None or self.progress <= 0:
+            return None
+        return round((self.read_at - self.started_at) * (1 - self.progress) / self.progress, 1)
+
 
 _COLUMNS = (*jobs.c, now().label("read_at"))
 

@@ -27,14 +27,14 @@ _CSV_BODY = {
 def list_datasets(page: Annotated[Page, Query()], use: UseServices) -> list[DatasetView]:
     """Stored datasets, newest first. `uci` appears when it is first used; `starter` is always there."""
     with use.db.read() as tx:
-        return [DatasetView.of(dataset) for dataset in datasets.page(tx, limit=page.limit, offset=page.offset)]
+        return [DatasetView.model_validate(dataset) for dataset in datasets.page(tx, limit=page.limit, offset=page.offset)]
 
 
 @router.get("/datasets/{dataset_id}")
 def show_dataset(dataset_id: Name, use: UseServices) -> DatasetView:
     """A dataset, without its rows."""
     with use.db.read() as tx:
-        return DatasetView.of(datasets.get(tx, dataset_id))
+        return DatasetView.model_validate(datasets.get(tx, dataset_id))
 
 
 @router.post("/datasets", status_code=201, openapi_extra=_CSV_BODY)
@@ -43,4 +43,4 @@ async def upload_dataset(request: Request, response: Response, asked: Annotated[
     check_type(request, CSV_TYPES)
     dataset = await run_in_threadpool(datasets.upload, use.db, await request.body(), name=asked.name)
     response.headers["Location"] = f"/datasets/{dataset.id}"
-    return DatasetView.of(dataset)
+    return DatasetView.model_validate(dataset)

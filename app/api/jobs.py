@@ -35,28 +35,28 @@ def train(asked: TrainRequest, use: UseServices, response: Response) -> JobView:
         job = jobs.enqueue(tx, request)
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers.update(warning_header(warnings))
-    return JobView.of(job)
+    return JobView.model_validate(job)
 
 
 @router.get("/jobs")
 def list_jobs(page: Annotated[JobPage, Query()], use: UseServices) -> list[JobView]:
     """Jobs, newest first."""
     with use.db.read() as tx:
-        return [JobView.of(job) for job in jobs.page(tx, state=page.state, limit=page.limit, offset=page.offset)]
+        return [JobView.model_validate(job) for job in jobs.page(tx, state=page.state, limit=page.limit, offset=page.offset)]
 
 
 @router.get("/jobs/{job_id}")
 def show_job(job_id: Name, use: UseServices) -> JobView:
     """A job: how far it is, and what came of it."""
     with use.db.read() as tx:
-        return JobView.of(jobs.get(tx, job_id))
+        return JobView.model_validate(jobs.get(tx, job_id))
 
 
 @router.post("/jobs/{job_id}/cancel")
 def cancel_job(job_id: Name, use: UseServices) -> JobView:
     """Cancels a job: a queued one at once, a running one within seconds. Its last checkpoint is kept."""
     with use.db.write() as tx:
-        return JobView.of(jobs.cancel(tx, job_id))
+        return JobView.model_validate(jobs.cancel(tx, job_id))
 
 
 def _resolve(asked: TrainRequest, use: Services, dataset: datasets.Dataset) -> dict[str, object]:

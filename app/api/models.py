@@ -17,11 +17,11 @@ router = APIRouter(tags=["models"])
 def list_models(page: Annotated[Page, Query()], use: UseServices) -> list[ModelView]:
     """Registered models, newest first."""
     with use.db.read() as tx:
-        return [ModelView.of(model) for model in registry.page(tx, limit=page.limit, offset=page.offset)]
+        return [ModelView.model_validate(model) for model in registry.page(tx, limit=page.limit, offset=page.offset)]
 
 
 @router.get("/models/{name}")
 def show_model(name: Name, use: UseServices) -> ModelView:
     """A model by its id or an alias: its report and its lineage."""
     with use.db.read() as tx:
-        return ModelView.of(registry.get(tx, name))
+        return ModelView.model_validate(registry.get(tx, name))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, create_model, field_validator
 
 from app import jobs
-from app.datasets import Dataset
-from app.jobs import Job, Promote
+from app.jobs import Promote
 from app.noise import MAX_ROW, MAX_SEED
 from app.params import METHODS
-from app.registry import Model
 from app.wine import COLUMNS, QUALITY_RANGE
 
 MAX_PAGE = 200
@@ -119,14 +117,20 @@ class ScoreAnswer(BaseModel):
     rows: list[ScoreView]
 
 
-class JobView(BaseModel):
+class View(BaseModel):
+    """What a client sees of a value of the core, read from its attributes; seconds since 1970 become ISO dates."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class JobView(View):
     """A training job."""
 
     id: str
     state: jobs.State
     stalled: bool = Field(description="its worker let the lease run out; another may take it over")
     method: str
-    dataset: str
+    dataset: str = Field(validation_alias="dataset_id")
     params: dict[str, Any]
     seed: int
     priority: int
@@ -136,7 +140,7 @@ class JobView(BaseModel):
     stage: str | None
     eta_s: float | None = Field(description="seconds left at the pace so far")
     metrics: dict[str, float]
-    attempts: int
+    attempts: int = Field(validation_alias="attempt")
     failures: int
     worker: str | None
     model_id: str | None
@@ -147,25 +151,14 @@ class JobView(BaseModel):
     last_progress_at: datetime | None
     finished_at: datetime | None
 
-    @classmethod
-    def of(cls, job: Job) -> JobView:
-        """The job as a client sees it."""
-        return cls(
-            **{name: getattr(job, name) for name in cls.model_fields.keys() - {"dataset", "eta_s", "attempts"} if not name.endswith("_at")},
-            **{name: _time(getattr(job, name)) for name in ("created_at", "started_at", "last_progress_at", "finished_at")},
-            dataset=job.dataset_id,
-            attempts=job.attempt,
-            eta_s=_eta_s(job),
-        )
 
-
-class ModelView(BaseModel):
+class ModelView(View):
     """A registered model."""
 
     id: str
     method: str
     aliases: list[str]
-    dataset: str
+    dataset: str = Field(validation_alias="dataset_id")
     job_id: str | None
     created_at: datetime
     sha256: str
@@ -173,14 +166,8 @@ class ModelView(BaseModel):
     report: dict[str, Any]
     lineage: dict[str, Any]
 
-    @classmethod
-    def of(cls, model: Model) -> ModelView:
-        """The model as a client sees it."""
-        fields = {name: getattr(model, name) for name in ("id", "method", "job_id", "sha256", "size", "report", "lineage")}
-        return cls(**fields, aliases=list(model.aliases), dataset=model.dataset_id, created_at=_moment(model.created_at))
 
-
-class DatasetView(BaseModel):
+class DatasetView(View):
     """A stored dataset."""
 
     id: str
@@ -191,23 +178,3 @@ class DatasetView(BaseModel):
     snapped: int = Field(description="values that were moved to the decimal grid when it came in")
     sha256: str
     created_at: datetime
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> DatasetView:
-        """The dataset as a client sees it."""
-        fields = {name: getattr(dataset, name) for name in ("id", "name", "source", "synthetic", "rows", "snapped", "sha256")}
-        return cls(**fields, created_at=_moment(dataset.created_at))
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else _moment(seconds)
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _eta_s(job: Job) -> float | None:
-    if job.state != "running" or job.started_at is None or job.progress <= 0:
-        return None
-    return round((job.read_at - job.started_at) * (1 - job.progress) / job.progress, 1)
