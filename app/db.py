@@ -6,6 +6,8 @@ write says so when it begins: SQLite then takes its write lock at once and canno
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from app.errors import DatabaseNotReady
 
+WAL_RETRY_S = 0.02
 BUSY_TIMEOUT_S = 30  # how long a SQLite writer waits for another
 POOL_RECYCLE_S = 1800
 # a network that swallows packets must look like a database that does not answer, before a lease is over
@@ -191,7 +194,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # the driver's own implicit BEGIN comes too late for a write lock
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _use_wal(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
@@ -200,6 +204,20 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Turns a new file into one with a write-ahead log. SQLite does not wait there for another who does the same."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
 
 
 def _postgresql(url: sa.URL) -> sa.Engine:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -61,6 +64,19 @@ def test_two_processes_that_start_at_once_migrate_once(database_url: str) -> Non
         migrations.check(db)
         with db.read() as tx:
             assert len(registry.page(tx, limit=10, offset=0)) == 1
+
+
+def test_all_that_open_a_new_sqlite_file_at_once_get_it(tmp_path: Path) -> None:
+    def open_new(number: int) -> int:
+        start.wait()
+        with closing(Database(f"sqlite:///{tmp_path}/{number // 4}.db")) as db, db.write() as tx:
+            return int(tx.execute(sa.select(1)).scalar_one())
+
+    start = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as pool:
+        opened = [answer for file in range(15) for answer in pool.map(open_new, range(4 * file, 4 * file + 4))]
+
+    assert opened == [1] * 60
 
 
 def test_an_empty_database_is_told_from_a_ready_one(database_url: str) -> None:
