@@ -207,6 +207,11 @@ def test_a_classifier_reports_that_nothing_was_measured(classifier: Finished) ->
     assert manifest.calibration is None
 
 
+def test_no_part_tells_where_it_was_made(tiny: Bundle) -> None:
+    for name, part in tiny.parts.items():
+        assert b".py" not in part, name  # the exporter notes the source lines, with their paths, unless told not to
+
+
 def test_each_method_leaves_its_parts(tiny: Bundle, classifier: Finished) -> None:
     assert set(tiny.parts) == {GENERATOR, DISCRIMINATOR, CLASSIFIER, CLASSIFIER_WEIGHTS}
     assert set(unpack(classifier.bundle).parts) == {CLASSIFIER, CLASSIFIER_WEIGHTS}

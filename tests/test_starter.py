@@ -30,6 +30,10 @@ def test_the_starter_dataset_was_poured_by_the_starter_model(starter: Bundle, st
     assert (poured.quality == starter_wines.quality).all()
 
 
+def test_the_starter_model_does_not_tell_where_it_was_made(starter: Bundle) -> None:
+    assert not any(b".py" in part for part in starter.parts.values())
+
+
 def test_the_starter_model_was_trained_on_the_original_data_with_the_default_preset(starter: Bundle) -> None:
     lineage = starter.manifest.lineage
     assert (lineage.dataset_id, lineage.dataset_synthetic, lineage.params["preset"]) == ("uci", False, "default")

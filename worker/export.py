@@ -10,8 +10,8 @@ import copy
 import logging
 import math
 import warnings
-from typing import cast
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -86,7 +86,16 @@ def _graph(net: nn.Module, inputs: dict[str, int], output: str) -> bytes:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    return cast(bytes, program.model_proto.SerializeToString())
+    return bytes(stripped(program.model_proto).SerializeToString())
+
+
+def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without what the exporter notes for its own debugging: paths and source lines of this machine."""
+    graph = model.graph
+    for noted in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    return model
 
 
 def _lower(net: nn.Module) -> nn.Module:
