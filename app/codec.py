@@ -182,8 +182,7 @@ class Decoder:
         Same shapes in, same bits out: both types are computed for all rows and then chosen between, so that the
         arithmetic of a row does not depend on the types of its neighbours.
         """
-        cell = np.minimum(u * np.float32(CELLS), np.float32(CELLS - 1)).astype(np.int32)  # (rows, 11)
-        at = cell + red[:, None].astype(np.int32) * CELLS
+        at = _cell(u) + red[:, None].astype(np.int32) * CELLS
         fields = np.empty(u.shape, dtype=np.int32)
         for j, table in enumerate(self._fields):
             fields[:, j] = table.reshape(-1).take(at[:, j])
@@ -238,9 +237,14 @@ def _grid(composed: Floats, observed: FieldTable) -> DensityGrid:
 
 def _recalibrate(codec: TypeCodec, u: Floats) -> TypeCodec:
     tables = tuple(replace(f, ends=_ends(np.quantile(u[:, j], f.cdf()))) for j, f in enumerate(codec.fields))
-    cell = np.minimum(u * CELLS, CELLS - 1).astype(np.int32)
+    cell = _cell(u)
     fields = np.stack([f.cells()[cell[:, j]] for j, f in enumerate(tables)], axis=1)
     return TypeCodec(tables, codec.density, _grid(_compose(fields, codec.density), codec.grid.table))
+
+
+def _cell(u: NDArray[Any]) -> NDArray[np.int32]:
+    """The cell that each u in [0, 1] picks, in the precision of ``u``; the same shape."""
+    return np.asarray(np.minimum(u * CELLS, CELLS - 1), dtype=np.int32)
 
 
 def _to_fields(ticks: Ticks, density: DensityModel) -> Ints:

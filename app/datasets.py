@@ -122,9 +122,10 @@ def _store(db: Database, dataset_id: str, canonical: bytes, table: Table, *, sou
     }
     with db.write() as tx:
         alone(tx, DATASET_LOCK)
-        same = tx.execute(sa.select(datasets.c.id).where(datasets.c.sha256 == values["sha256"])).scalars().first()
-        if same is not None:  # also the starter dataset uploaded again, which stays synthetic
-            return get(tx, same)
+        same = sa.select(datasets.c.id).where(datasets.c.sha256 == values["sha256"]).order_by(datasets.c.id != dataset_id)
+        known = tx.execute(same).scalars().first()
+        if known == dataset_id or (known is not None and source == "upload"):  # the starter uploaded again stays synthetic
+            return get(tx, known)
         if tx.execute(sa.update(datasets).where(datasets.c.id == dataset_id).values(values)).rowcount == 0:  # an older package's starter
             tx.execute(sa.insert(datasets).values(values))
         return get(tx, dataset_id)

@@ -26,6 +26,8 @@ POOL_RECYCLE_S = 1800
 # a network that swallows packets must look like a database that does not answer, before a lease is over
 POSTGRES_PATIENCE = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "options": "-c statement_timeout=30000"}
 
+OPEN_STATES = ("queued", "running", "cancelling")  # of a job that is not over
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -83,8 +85,8 @@ sa.Index(
     "ix_jobs_open",
     jobs.c.priority.desc(),
     jobs.c.created_at,
-    postgresql_where=jobs.c.state.in_(("queued", "running", "cancelling")),
-    sqlite_where=jobs.c.state.in_(("queued", "running", "cancelling")),
+    postgresql_where=jobs.c.state.in_(OPEN_STATES),
+    sqlite_where=jobs.c.state.in_(OPEN_STATES),
 )
 sa.Index("ix_jobs_created_at", jobs.c.created_at.desc())
 
@@ -139,8 +141,8 @@ def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-CHAMPION_LOCK = 0x63757660
-STARTER_LOCK = 0x63757661  # keys of advisory locks: any numbers, each with one purpose
+CHAMPION_LOCK = 0x63757660  # keys of advisory locks: any numbers, each with one purpose
+STARTER_LOCK = 0x63757661
 DATASET_LOCK = 0x63757662
 MIGRATION_LOCK = 0x63757663
 

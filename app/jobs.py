@@ -14,13 +14,12 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from app.db import checkpoints, jobs, now
+from app.db import OPEN_STATES, checkpoints, jobs, now
 from app.errors import Conflict, LeaseLost, NotFound
 
 MAX_FAILURES = 3  # attempts that may crash before the job is given up
 BACKOFF_S = 5.0  # before the first retry; doubles
 KEEP_CHECKPOINTS = 2
-OPEN = ("queued", "running", "cancelling")
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 Promote = Literal["auto", "always", "never"]
@@ -243,7 +242,7 @@ def cancel(tx: Connection, job_id: str) -> Job:
         "finished_at": sa.case((free, now()), else_=sa.null()),
         "lease_expires_at": sa.case((free, sa.null()), else_=jobs.c.lease_expires_at),
     }
-    statement = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN)).values(values)
+    statement = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES)).values(values)
     row = tx.execute(statement.returning(*_COLUMNS)).one_or_none()
     if row is not None:
         return _job(row)

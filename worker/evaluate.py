@@ -7,8 +7,6 @@ count once each; the split keeps a wine's repeats together, so floor, value and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -26,8 +24,6 @@ TREES = 100
 DEPTH = 4
 MIN_ROWS = 50  # of each kind; a detective with fewer has nothing to learn from
 IN_SAMPLE = "holdout 0: measured on the training rows themselves, so it flatters the model"
-
-Score = Callable[[int], float]
 
 
 def report(generated: Wines, rows: Split) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -12,6 +13,8 @@ from alembic.script import ScriptDirectory
 
 from app.db import Database
 from app.errors import DatabaseNotReady
+
+FOLDER = Path(__file__).parent
 
 
 def upgrade(db: Database, revision: str = "head") -> None:
@@ -29,7 +32,7 @@ def downgrade(db: Database, revision: str) -> None:
 
 def check(db: Database) -> None:
     """``DatabaseNotReady`` unless the schema is the one that this version needs."""
-    expected = ScriptDirectory.from_config(_config(db)).get_current_head()
+    expected = _newest()
     try:
         with db.read() as tx:
             found = MigrationContext.configure(tx).get_current_revision()
@@ -41,12 +44,18 @@ def check(db: Database) -> None:
         )
 
 
+@cache
+def _newest() -> str | None:
+    """The revision that this version needs; read once, for every look at /readyz asks for it."""
+    return ScriptDirectory(str(FOLDER)).get_current_head()
+
+
 def _silent(error: sa.exc.OperationalError) -> DatabaseNotReady:
     return DatabaseNotReady(f"the database in CUVEE_DATABASE_URL does not answer: {str(error.orig).strip()}")
 
 
 def _config(db: Database) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("script_location", str(FOLDER))
     config.attributes["database"] = db
     return config
