@@ -40,6 +40,8 @@ class GanParams(TrunkParams):
     """``gan``: a convolutional generator against the classifier turned discriminator."""
 
     classifier: str | None = Field(None, max_length=64, description="model id or alias to take the classifier from; null trains one first")
+    blend: Literal[1, 2, 4, 8] = Field(1, description="GANs trained side by side; their generators pour in turn")
+    discriminators: int = Field(2, ge=1, le=8, description="of each GAN; its generator follows their mean")
     loss: Literal["r3gan", "ns", "wgan-gp"] = Field(
         "r3gan", description="r3gan: relativistic pairing with R1 and R2; ns: the traditional non-saturating loss; wgan-gp: Wasserstein with gradient penalty"
     )
@@ -58,8 +60,12 @@ class GanParams(TrunkParams):
 
 METHODS: dict[str, type[Params]] = {"gan": GanParams, "classifier": ClassifierParams}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "gan": {"default": {}, "quick": {"steps": 750, "classifier_steps": 200}},
-    "classifier": {"default": {}, "quick": {"classifier_steps": 200}},
+    "gan": {
+        "quick": {"steps": 750, "classifier_steps": 200, "discriminators": 1},
+        "default": {},
+        "best": {"blend": 4},
+    },
+    "classifier": {"quick": {"classifier_steps": 200}, "default": {}, "best": {}},  # for one classifier nothing better is known
 }
 
 

@@ -42,7 +42,7 @@ class Sampler:
         if GENERATOR not in bundle.parts:
             raise Conflict(f"model {bundle.id} was trained by method {manifest.method!r}, which does not generate wines; GET /models lists others")
         self._latent = manifest.latent
-        self._counts = _counts(manifest.labels)
+        self._counts = label_counts(manifest.labels)
         self._session = session(bundle.parts[GENERATOR])
         self._decode = codec.Decoder(codec.from_state(manifest.codec))
 
@@ -67,7 +67,7 @@ class Sampler:
 
     def _block(self, allowed: NDArray[np.float64], *, seed: int, first: int) -> Wines:
         drawn = noise.draw(seed, first, BLOCK, dims=self._latent)
-        red, quality = _labels(allowed, drawn.uniform)
+        red, quality = draw_labels(allowed, drawn.uniform)
         (u,) = self._session.run(None, {"latent": drawn.latent, "condition": codec.condition(quality, red)})
         return Wines(self._decode(u, red), quality, red)
 
@@ -87,7 +87,8 @@ class Sampler:
         return InvalidInput(detail, [Fault(pointer, detail, expected=f"one that they hold ({expected})", found=found)])
 
 
-def _counts(labels: dict[str, dict[int, int]]) -> NDArray[np.float64]:
+def label_counts(labels: dict[str, dict[int, int]]) -> NDArray[np.float64]:
+    """Training rows of each (type, quality), (2, 11), from those of each quality by type."""
     counts = np.zeros((len(TYPES), QUALITY_RANGE[1] + 1))
     for t, name in enumerate(TYPES):
         for quality, rows in labels.get(name, {}).items():
@@ -95,7 +96,7 @@ def _counts(labels: dict[str, dict[int, int]]) -> NDArray[np.float64]:
     return counts
 
 
-def _labels(allowed: NDArray[np.float64], uniform: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def draw_labels(allowed: NDArray[np.float64], uniform: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Type and quality of each row, both (rows,), drawn in the training mix of what is allowed."""
     by_type = allowed.sum(1)
     red = uniform[:, _TYPE_DRAW] * by_type.sum() >= by_type[0]

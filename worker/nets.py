@@ -7,11 +7,12 @@ never depends on its batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu
+from torch.nn.functional import conv2d, leaky_relu
 
 from app.codec import CONDITION
 from app.wine import MEASUREMENTS, QUALITY_RANGE
@@ -22,6 +23,21 @@ KERNEL = 5
 SLOPE = 0.2  # of LeakyReLU
 QUIET = 0.3  # factor on the weights of a residual branch's last layer, so that a block starts near the identity
 CLASSES = QUALITY_RANGE[1] - QUALITY_RANGE[0] + 1
+IMAGES = 16  # the fewest for which torch hands a 1x1 convolution on a single thread to oneDNN
+
+
+class Dense(nn.Linear):
+    """A linear layer, computed as a 1x1 convolution: 1.8x as fast on one AMD core, where MKL's matrix product leaves AVX-512 unused.
+
+    Shape: (rows, in) -> (rows, out).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda or len(x) % IMAGES:
+            return super().forward(x)
+        image = x.view(IMAGES, -1, 1, self.in_features).permute(0, 3, 1, 2)  # channels last: no copy
+        out = conv2d(image, self.weight[:, :, None, None], self.bias)
+        return out.permute(0, 2, 3, 1).reshape(len(x), self.out_features)
 
 
 class Block(nn.Module):
@@ -57,8 +73,8 @@ class Trunk(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels, TOKENS))
         self.condition = nn.Linear(CONDITION, channels)
         self.blocks = nn.ModuleList(Block(channels) for _ in range(blocks))
-        self.dense = nn.Linear(channels * TOKENS, hidden)
-        self.last = nn.Linear(hidden, hidden)
+        self.dense = Dense(channels * TOKENS, hidden)
+        self.last = Dense(hidden, hidden)
 
     def forward(self, fields: Tensor, condition: Tensor) -> Tensor:
         values = torch.cat([fields, condition[:, -2:]], dim=1)  # (rows, 13): the condition ends with quality and type
@@ -100,6 +116,20 @@ class Discriminator(nn.Module):
         return cast(Tensor, self.head(self.trunk(fields, condition))).squeeze(1)
 
 
+class Panel(nn.Module):
+    """Several discriminators that are asked together: what each remembers differs, what is true they agree on.
+
+    Shape: fields (rows, 11), condition (rows, 8) -> logits (rows,), the members' mean.
+    """
+
+    def __init__(self, members: Iterable[Discriminator]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, fields: Tensor, condition: Tensor) -> Tensor:
+        return torch.stack([member(fields, condition) for member in self.members]).mean(0)
+
+
 class Generator(nn.Module):
     """A 1-D convolutional network from noise to the discriminator's input; quality and type pass through untouched.
 
@@ -128,3 +158,20 @@ class Generator(nn.Module):
         # quality and type need no reading: they are the condition itself
         read = leaky_relu(tokens, SLOPE)[:, :, :FIELDS] * self.read  # (rows, channels, 11)
         return read.sum(1) + self.read_bias  # (rows, 11)
+
+
+class Blend(nn.Module):
+    """Generators that pour in turn, row i from generator i mod their number: what each gets wrong is its own, so a blend is nearer the truth.
+
+    Shape: latent (rows, latent), condition (rows, 8) -> fields (rows, 11); rows a multiple of the number of generators.
+    """
+
+    def __init__(self, generators: Iterable[Generator]) -> None:
+        super().__init__()
+        self.generators = nn.ModuleList(generators)
+        self.latent = cast(Generator, self.generators[0]).latent
+
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
+        latents, conditions = (given.reshape(-1, len(self.generators), given.shape[1]).unbind(1) for given in (latent, condition))
+        poured = [generator(*given) for generator, *given in zip(self.generators, latents, conditions, strict=True)]  # each (rows / generators, 11)
+        return torch.stack(poured, dim=1).flatten(0, 1)

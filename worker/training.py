@@ -12,7 +12,7 @@ from torch.special import ndtri
 
 from app.codec import EDGE_U, Codec, condition, neutral_condition
 from app.wine import Wines
-from worker.nets import Classifier, Discriminator, Generator
+from worker.nets import Blend, Classifier, Panel
 
 Metrics = dict[str, float]
 
@@ -37,8 +37,8 @@ class Trained:
     """What a method leaves behind; what it has no use for is None."""
 
     classifier: Classifier
-    discriminator: Discriminator | None = None
-    generator: Generator | None = None
+    discriminator: Panel | None = None
+    generator: Blend | None = None
 
 
 class TrainingRefused(Exception):

@@ -14,6 +14,8 @@ from worker.losses import quality_cross_entropy
 from worker.nets import Classifier, Trunk
 from worker.training import Batch, Metrics, Run, Trained, TrainingSet
 
+SEED_STRIDE = 2**32  # between the seeds of several classifiers of one run
+
 
 def train(data: TrainingSet, params: ClassifierParams, run: Run) -> Trained:
     """A classifier trained on ``data``; bit for bit the same for the same seed on the same CPU, resumed or not."""
@@ -28,10 +30,10 @@ def train(data: TrainingSet, params: ClassifierParams, run: Run) -> Trained:
     return Trained(net)
 
 
-def build(params: TrunkParams, run: Run) -> Classifier:
-    """An untrained classifier of the shape that ``params`` ask for, its weights drawn from the run's seed."""
+def build(params: TrunkParams, run: Run, *, nth: int = 0) -> Classifier:
+    """An untrained classifier of the shape that ``params`` ask for, its weights drawn from the run's seed and ``nth``."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+        torch.manual_seed(run.seed + SEED_STRIDE * nth)
         trunk = Trunk(channels=params.channels, blocks=params.blocks, hidden=params.hidden)
         return Classifier(trunk).to(run.device)
 

@@ -3,24 +3,27 @@
 The default recipe is R3GAN's (Huang et al., *The GAN is dead; long live the GAN!*, NeurIPS 2024): relativistic
 pairing, R1 + R2, no normalisation; with instance noise that fades (Arjovsky and Bottou, ICLR 2017), gradient
 penalties only every few steps (StyleGAN2's lazy regularisation, Karras et al., CVPR 2020) and an averaged generator
-that is served (Yazici et al., ICLR 2019).
+that is served (Yazici et al., ICLR 2019). There may be several discriminators, each from a classifier and on batches
+of its own; the generator follows their mean (Durugkar et al., *Generative multi-adversarial networks*, ICLR 2017). And there may be
+several such games side by side, whose generators are blended.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.params import GanParams
 from worker import losses
 from worker.checkpoint import Trainees, load_weights
 from worker.methods import classifier as classifier_method
-from worker.nets import Classifier, Discriminator, Generator
+from worker.nets import Blend, Classifier, Discriminator, Generator, Panel
 from worker.training import Batch, Metrics, Run, Trained, TrainingRefused, TrainingSet
 
 BETAS = (0.0, 0.99)  # R3GAN, table 8: no momentum on the first moment
@@ -29,45 +32,38 @@ FINAL_RATE = 0.03  # of the peak
 
 
 class _Game:
-    """The two players, their optimisers, and the average of the generator; a step of each is one short method."""
+    """The players, their optimisers, and the average of the generator; a step of each is one short method."""
 
-    def __init__(self, generator: Generator, discriminator: Discriminator, params: GanParams, random: torch.Generator) -> None:
-        self.generator, self.discriminator = generator, discriminator
+    def __init__(self, generator: Generator, discriminators: list[Discriminator], params: GanParams, random: torch.Generator) -> None:
+        self.generator, self.discriminators, self.panel = generator, discriminators, Panel(discriminators)
         self.average = copy.deepcopy(generator).requires_grad_(False)
         self.generator_adam = torch.optim.Adam(generator.parameters(), lr=params.lr, betas=BETAS, fused=True)
-        self.discriminator_adam = torch.optim.Adam(discriminator.parameters(), lr=params.lr, betas=BETAS, fused=True)
+        self.discriminator_adam = torch.optim.Adam(self.panel.parameters(), lr=params.lr, betas=BETAS, fused=True)
         self.params, self.random = params, random
 
-    def discriminator_step(self, real: Batch, *, noise: float, penalise: bool) -> Tensor:
-        """Teaches the discriminator on ``real`` rows and as many generated with the same labels; its loss, detached."""
-        with torch.no_grad():
-            generated = self._generate(real.condition)
-        if self.params.loss == "wgan-gp":
-            loss = self._wasserstein(real, generated, noise=noise, penalise=penalise)
-        else:
-            loss = self._classify(real, generated, noise=noise, penalise=penalise)
+    def discriminator_step(self, batches: list[Batch], *, noise: float, penalise: bool) -> Tensor:
+        """Teaches each discriminator on a batch of its own and as many generated rows of the same labels; their mean loss, detached."""
+        teach = self._wasserstein if self.params.loss == "wgan-gp" else self._classify
         self.discriminator_adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses_ = []
+        for discriminator, real in zip(self.discriminators, batches, strict=True):
+            with torch.no_grad():
+                generated = self._generate(real.condition)
+            loss = teach(discriminator, real, generated, noise=noise, penalise=penalise)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses_.append(loss.detach())
         self.discriminator_adam.step()
-        return loss.detach()
+        return torch.stack(losses_).mean()
 
     def generator_step(self, real: Batch, *, noise: float) -> Tensor:
-        """Teaches the generator against a discriminator that stands still; its loss, detached."""
-        self.discriminator.requires_grad_(False)
-        fake = self.discriminator(self._blur(self._generate(real.condition), noise), real.condition)
-        match self.params.loss:
-            case "r3gan":
-                with torch.no_grad():
-                    opposite = self.discriminator(self._blur(real.fields, noise), real.condition)
-                loss = losses.relativistic_generator(opposite, fake)
-            case "ns":
-                loss = losses.traditional_generator(fake)
-            case "wgan-gp":
-                loss = losses.wasserstein_generator(fake)
+        """Teaches the generator against discriminators that stand still; its loss, detached."""
+        self.panel.requires_grad_(False)
+        rows, opposite = self._blur(self._generate(real.condition), noise), self._blur(real.fields, noise)
+        loss = torch.stack([self._persuade(discriminator, rows, opposite, real.condition) for discriminator in self.discriminators]).mean()
         self.generator_adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.generator_adam.step()
-        self.discriminator.requires_grad_(True)
+        self.panel.requires_grad_(True)
         return loss.detach()
 
     @torch.no_grad()
@@ -75,14 +71,35 @@ class _Game:
         """Moves the average towards the generator."""
         torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
 
+    def nets(self) -> dict[str, nn.Module]:
+        """All that a checkpoint must hold of the networks."""
+        return {"generator": self.generator, "discriminator": self.panel, "average": self.average}
+
+    def adams(self) -> dict[str, torch.optim.Optimizer]:
+        """Likewise of the optimisers."""
+        return {"generator": self.generator_adam, "discriminator": self.discriminator_adam}
+
     def set_rate(self, rate: float) -> None:
-        """Sets the learning rate of both."""
-        for adam in (self.generator_adam, self.discriminator_adam):
+        """Sets the learning rate of all."""
+        for adam in self.adams().values():
             adam.param_groups[0]["lr"] = rate
 
-    def _classify(self, real: Batch, generated: Tensor, *, noise: float, penalise: bool) -> Tensor:
+    def _persuade(self, discriminator: Discriminator, rows: Tensor, opposite: Tensor, condition: Tensor) -> Tensor:
+        """The generator's loss before one discriminator; ``opposite``: real rows of the same labels."""
+        fake = discriminator(rows, condition)
+        match self.params.loss:
+            case "r3gan":
+                with torch.no_grad():
+                    real = discriminator(opposite, condition)
+                return losses.relativistic_generator(real, fake)
+            case "ns":
+                return losses.traditional_generator(fake)
+            case "wgan-gp":
+                return losses.wasserstein_generator(fake)
+
+    def _classify(self, discriminator: Discriminator, real: Batch, generated: Tensor, *, noise: float, penalise: bool) -> Tensor:
         rows = self._blur(torch.cat([real.fields, generated]), noise).requires_grad_(penalise)  # (2 * batch, 11)
-        logits = self.discriminator(rows, torch.cat([real.condition, real.condition]))
+        logits = discriminator(rows, torch.cat([real.condition, real.condition]))
         on_real, on_fake = logits.chunk(2)
         if self.params.loss == "ns":
             return losses.traditional_discriminator(on_real, on_fake)
@@ -92,13 +109,13 @@ class _Game:
             loss = loss + self.params.penalty_every * self.params.gamma * losses.squared_gradient(logits, rows)
         return loss
 
-    def _wasserstein(self, real: Batch, generated: Tensor, *, noise: float, penalise: bool) -> Tensor:
+    def _wasserstein(self, discriminator: Discriminator, real: Batch, generated: Tensor, *, noise: float, penalise: bool) -> Tensor:
         real_rows, fake_rows = self._blur(real.fields, noise), self._blur(generated, noise)
-        loss = losses.wasserstein_discriminator(self.discriminator(real_rows, real.condition), self.discriminator(fake_rows, real.condition))
+        loss = losses.wasserstein_discriminator(discriminator(real_rows, real.condition), discriminator(fake_rows, real.condition))
         if penalise:
             place = torch.rand((len(generated), 1), generator=self.random, device=generated.device)
             between = torch.lerp(real_rows, fake_rows, place).requires_grad_()
-            logits = self.discriminator(between, real.condition)
+            logits = discriminator(between, real.condition)
             loss = loss + self.params.penalty_every * self.params.penalty * losses.one_lipschitz(logits, between)
         return loss
 
@@ -113,36 +130,51 @@ class _Game:
 
 
 def train(data: TrainingSet, params: GanParams, run: Run) -> Trained:
-    """A GAN trained on ``data``, its discriminator started from the run's classifier, or from one trained first.
+    """A blend of GANs trained on ``data``, each discriminator started from a classifier: the first from the run's where it has one.
 
     Bit for bit the same for the same seed on the same CPU, also when interrupted and resumed.
     ``TrainingRefused`` if the run's classifier has another shape than ``params`` ask for.
     """
     random = torch.Generator(run.device).manual_seed(run.seed)
-    classifier = classifier_method.build(params, run)
-    before = 0
-    if run.classifier is not None:
-        _take_over(classifier, run.classifier)
-    else:
-        before = params.classifier_steps
-        if run.resume is None:
-            _pretrain(classifier, data, params, random, run)
-    game = _Game(*_build(classifier, params, run), params, random)
+    classifiers = _classifiers(data, params, random, run)
+    games = [_Game(*_build(nth, classifiers[nth :: params.blend], params, run), params, random) for nth in range(params.blend)]
     trainees = Trainees(
-        {"generator": game.generator, "discriminator": game.discriminator, "average": game.average, "classifier": classifier},
-        {"generator": game.generator_adam, "discriminator": game.discriminator_adam},
+        {"classifier": classifiers[0]} | {f"{name}{nth}": net for nth, game in enumerate(games) for name, net in game.nets().items()},
+        {f"{name}{nth}": adam for nth, game in enumerate(games) for name, adam in game.adams().items()},
         random,
     )
     start = trainees.load(run.resume) if run.resume else 0
+    before = params.classifier_steps * (len(classifiers) - (run.classifier is not None))
     for step in range(start, params.steps):
-        game.set_rate(params.lr * _rate(step, params))
-        noise = params.noise * max(0.0, 1 - step / max(1.0, params.noise_until * params.steps))
-        real = data.batch(params.batch, random)
-        d_loss = game.discriminator_step(real, noise=noise, penalise=step % params.penalty_every == 0)
-        g_loss = game.generator_step(data.batch(params.batch, random), noise=noise)
-        game.remember(min(params.ema, (1 + step) / (10 + step)))
-        run.tick(before + step + 1, before + params.steps, metrics=partial(_metrics, d_loss, g_loss), state=partial(trainees.save, step + 1))
-    return Trained(classifier, game.discriminator, game.average)
+        losses_ = torch.stack([_round(game, step, data, params, random) for game in games]).mean(0)  # (2,)
+        run.tick(before + step + 1, before + params.steps, metrics=partial(_metrics, losses_), state=partial(trainees.save, step + 1))
+    panel = Panel(discriminator for game in games for discriminator in game.discriminators)
+    return Trained(classifiers[0], panel, Blend(game.average for game in games))
+
+
+def _round(game: _Game, step: int, data: TrainingSet, params: GanParams, random: torch.Generator) -> Tensor:
+    """One step of one game: each discriminator learns, then the generator; their losses, (2,)."""
+    game.set_rate(params.lr * _rate(step, params))
+    noise = params.noise * max(0.0, 1 - step / max(1.0, params.noise_until * params.steps))
+    batches = [data.batch(params.batch, random) for _ in range(params.discriminators)]
+    d_loss = game.discriminator_step(batches, noise=noise, penalise=step % params.penalty_every == 0)
+    g_loss = game.generator_step(data.batch(params.batch, random), noise=noise)
+    game.remember(min(params.ema, (1 + step) / (10 + step)))
+    return torch.stack([d_loss, g_loss])
+
+
+def _classifiers(data: TrainingSet, params: GanParams, random: torch.Generator, run: Run) -> list[Classifier]:
+    """One for each discriminator, trained; the first is the run's where it has one. A resumed run finds the weights itself."""
+    classifiers = [classifier_method.build(params, run, nth=nth) for nth in range(params.blend * params.discriminators)]
+    untaught = classifiers
+    if run.classifier is not None:
+        _take_over(classifiers[0], run.classifier)
+        untaught = classifiers[1:]
+    if run.resume is None:  # seconds, so it is done again rather than checkpointed
+        steps = params.classifier_steps * len(untaught) + params.steps
+        for nth, classifier in enumerate(untaught):
+            _pretrain(classifier, data, params, random, run, after=nth * params.classifier_steps, steps=steps)
+    return classifiers
 
 
 def _take_over(classifier: Classifier, weights: bytes) -> None:
@@ -152,22 +184,22 @@ def _take_over(classifier: Classifier, weights: bytes) -> None:
         raise TrainingRefused(f"the classifier to start from has another shape than channels, blocks and hidden ask for: {error}") from error
 
 
-def _pretrain(classifier: Classifier, data: TrainingSet, params: GanParams, random: torch.Generator, run: Run) -> None:
-    """Trains the classifier that becomes the discriminator; seconds, so it is done again rather than checkpointed."""
+def _pretrain(classifier: Classifier, data: TrainingSet, params: GanParams, random: torch.Generator, run: Run, *, after: int, steps: int) -> None:
+    """Trains a classifier that becomes a discriminator; ``after`` so many of the run's ``steps``."""
     adam = classifier_method.optimizer(classifier, params)
     for step in range(1, params.classifier_steps + 1):
         batch = classifier_method.blurred(data.batch(params.batch, random), params, random)
         loss = classifier_method.learn(classifier, adam, batch)
-        run.tick(step, params.classifier_steps + params.steps, metrics=partial(classifier_method.metrics, loss), state=None)
+        run.tick(after + step, steps, metrics=partial(classifier_method.metrics, loss), state=None)
 
 
-def _build(classifier: Classifier, params: GanParams, run: Run) -> tuple[Generator, Discriminator]:
-    """An untrained generator, and the discriminator that the classifier becomes."""
+def _build(nth: int, classifiers: Sequence[Classifier], params: GanParams, run: Run) -> tuple[Generator, list[Discriminator]]:
+    """The untrained generator of the ``nth`` game, and the discriminators that its classifiers become."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed + 1)
+        torch.manual_seed(run.seed + 1 + classifier_method.SEED_STRIDE * nth)
         generator = Generator(latent=params.latent, channels=params.channels, blocks=params.blocks, hidden=params.hidden)
-        discriminator = Discriminator(copy.deepcopy(classifier.trunk))
-    return generator.to(run.device), discriminator.to(run.device)
+        discriminators = [Discriminator(copy.deepcopy(classifier.trunk)).to(run.device) for classifier in classifiers]
+    return generator.to(run.device), discriminators
 
 
 def _rate(step: int, params: GanParams) -> float:
@@ -177,5 +209,6 @@ def _rate(step: int, params: GanParams) -> float:
     return warm * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * late)) / 2)
 
 
-def _metrics(d_loss: Tensor, g_loss: Tensor) -> Metrics:
-    return {"discriminator_loss": d_loss.item(), "generator_loss": g_loss.item()}
+def _metrics(losses_: Tensor) -> Metrics:
+    discriminator, generator = losses_.tolist()
+    return {"discriminator_loss": discriminator, "generator_loss": generator}
