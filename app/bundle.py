@@ -19,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.errors import BundleInvalid
 from app.wine import NAMES
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 GENERATOR = "generator.onnx"  # latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]
 DISCRIMINATOR = "discriminator.onnx"  # fields (rows, 11), condition (rows, 8) -> logit (rows,)
+CRITIC = "critic.onnx"  # fields (rows, 11), condition (rows, 8) -> logit (rows,)
 CLASSIFIER = "classifier.onnx"  # fields (rows, 11), condition (rows, 8) -> logits (rows, 11)
 CLASSIFIER_WEIGHTS = "classifier.safetensors"  # for a later training to start from
 MAX_BYTES = 256 * 2**20
@@ -54,7 +55,10 @@ class Lineage(_Frozen):
 
 
 class Calibration(_Frozen):
-    """p_real = 1 / (1 + exp(-(slope * logit + intercept))): the share of real ones among equally many of each."""
+    """A judge's p_real = 1 / (1 + exp(-(slope * logit + intercept))): the share of real wines among equally many of each kind.
+
+    The other kind is the model's own rows for the discriminator, the negatives of ``worker.critic`` for the critic.
+    """
 
     slope: float
     intercept: float
@@ -63,21 +67,69 @@ class Calibration(_Frozen):
 
 
 class Measure(_Frozen):
-    """A metric between its floor (columns shuffled) and ceiling (real rows); ``spread`` is one standard deviation over repeats."""
+    """A metric between its floor (columns shuffled) and ceiling (real rows); ``spread`` is one standard deviation over repeats.
+
+    Null where the rows are too few to repeat the measurement, or where a floor or a ceiling has no meaning.
+    """
 
     value: float
-    spread: float
-    floor: float
-    ceiling: float
+    spread: float | None = None
+    floor: float | None = None
+    ceiling: float | None = None
+
+
+class Rate(_Frozen):
+    """The share of rows for which something holds, among generated and among real wines."""
+
+    generated: float
+    real: float
+
+
+class Confusion(_Frozen):
+    """How trees trained on unseen real wines rate wines of each quality: shares, (asked, rated), every row summing to 1."""
+
+    qualities: list[int] = Field(description="the scores of rows and of columns")
+    generated: list[list[float]]
+    real: list[list[float]] = Field(description="the same trees on real wines that they have not seen")
+    real_rows: list[int] = Field(description="real wines behind each row of the table")
+    gap: float = Field(description="half the sum of absolute differences of a row (total variation), mean over generated wines")
+
+
+class Bin(_Frozen):
+    """Rows with about the same p_real: what was predicted, and which share was real, both kinds weighing the same."""
+
+    predicted: float
+    observed: float
+    rows: int
+
+
+class Discernment(_Frozen):
+    """How well a judge tells unseen real wines from others, and how far its calibrated ``p_real`` can be taken at its word.
+
+    The discriminator's is calibrated against this model's own rows, the critic's against its mixture of negatives.
+    """
+
+    auc: float = Field(description="of its logits, against this model's own rows; 0.5 is not at all")
+    auc_shuffled: float = Field(description="against training rows with each column shuffled by itself")
+    brier: float = Field(description="mean squared error of p_real on the rows it is about; 0.25 is a judge that always says 0.5")
+    reliability: list[Bin]
 
 
 class Report(_Frozen):
-    """What was measured of a model on the holdout; on the training rows themselves where ``in_sample``."""
+    """What was measured of a model on the holdout; on the training rows themselves where ``in_sample``.
 
-    protocol: int = Field(description="how it was measured; only numbers of one protocol can be compared")
+    ``worker.evaluate`` defines every measure. ``rows`` counts real wines, each once.
+    """
+
+    protocol: int
     in_sample: bool
     rows: int
     measures: dict[str, Measure]
+    by_type: dict[str, dict[str, Measure]] = {}
+    by_quality: dict[int, dict[str, Measure]] = {}
+    confusion: dict[str, Confusion] = Field({}, description="all, red, white")
+    plausibility: dict[str, Rate] = {}
+    judges: dict[str, Discernment] = Field({}, description="discriminator, critic")
     notes: list[str]
 
 
@@ -91,7 +143,8 @@ class Manifest(_Frozen):
     latent: int = Field(ge=0, description="latent dimensions of the generator; 0 where there is none")
     labels: dict[str, dict[int, int]] = Field(description="training rows of each quality, by type")
     codec: dict[str, Any]
-    calibration: Calibration | None
+    calibrations: dict[str, Calibration] = Field(description="discriminator, critic: of those that the model has")
+    ranks: list[float] = Field(description="quantiles, evenly spaced from 0 to 1, of the critic's logits on real wines that it was not trained on; or none")
     report: Report
     lineage: Lineage
     parts: dict[str, str] = Field(description="SHA-256 of each part")

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.split import split
 from app.wine import Wines
-from worker.split import split
 
 SHARES = st.floats(0, 0.5)
 SEEDS = st.integers(0, 2**32 - 1)
