@@ -1,4 +1,4 @@
-"""Rows -> how real they look and which quality they deserve, by the discriminator and the classifier of a model."""
+"""Rows -> how real they look and which quality they deserve, by the judges and the classifier of a model."""
 
 from __future__ import annotations
 
@@ -8,56 +8,99 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import codec
-from app.bundle import CLASSIFIER, DISCRIMINATOR, Bundle
-from app.errors import Conflict, Fault, InvalidInput
+from app.bundle import CLASSIFIER, CRITIC, DISCRIMINATOR, Bundle, Calibration
+from app.codec import CONDITION, FIELDS
+from app.errors import BundleInvalid, Conflict, Fault, InvalidInput
 from app.inference import session
-from app.wine import TYPES, Wines
+from app.wine import TYPES, Floats, Wines
 
 BLOCK = 32  # rows; networks always see this many, so a row's score does not depend on its neighbours
+GRAPHS = {"discriminator": DISCRIMINATOR, "critic": CRITIC}  # the judges, by the name of their calibration
+INPUTS = {"fields": len(FIELDS), "condition": CONDITION}  # of every judge: columns of each
+
+Inputs = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """``p_real`` (rows,) in [0, 1]; ``predicted_quality`` (rows,) on the tasters' scale."""
+    """Each (rows,); None for what the model has no judge for. Only ``predicted_quality``, on the tasters' scale, is not in [0, 1].
 
-    p_real: NDArray[np.float64]
+    ``discriminator`` and ``critic`` are calibrated, each against what it was taught to tell from real wines, so they
+    answer two questions and differ. ``p_real`` is the critic's word where the model has one, else the
+    discriminator's. ``percentile`` is the share of real wines, unseen by the critic, that look less real to it.
+    """
+
+    p_real: Floats
+    discriminator: Floats | None
+    critic: Floats | None
+    percentile: Floats | None
     predicted_quality: NDArray[np.int64]
 
 
+class _Judge:
+    """One graph and its calibration."""
+
+    def __init__(self, bundle: Bundle, name: str) -> None:
+        """``BundleInvalid`` if there is no calibration for the graph, or it wants other inputs than judges get."""
+        calibration = bundle.manifest.calibrations.get(name)
+        if calibration is None:
+            raise BundleInvalid(f"expected a calibration for {GRAPHS[name]}, found those of {sorted(bundle.manifest.calibrations)}")
+        self._session = session(bundle.parts[GRAPHS[name]])
+        found = {i.name: i.shape[-1] for i in self._session.get_inputs()}
+        if found != INPUTS:
+            raise BundleInvalid(f"expected {GRAPHS[name]} to take the columns {INPUTS}, found {found}")
+        self._calibration: Calibration = calibration
+
+    def logits(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Of one block, (rows,)."""
+        (logit,) = self._session.run(None, inputs)
+        return np.asarray(logit)
+
+    def p_real(self, logits: Floats) -> Floats:
+        """Logits as calibrated probabilities, (rows,)."""
+        return np.asarray(1 / (1 + np.exp(-(self._calibration.slope * logits + self._calibration.intercept))))
+
+
 class Scorer:
-    """Scores wines with one model. Building it starts two inference sessions."""
+    """Scores wines with one model. Building it starts an inference session for the classifier and one for each judge."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """``Conflict`` if the model has no discriminator."""
-        calibration = bundle.manifest.calibration
-        if calibration is None or DISCRIMINATOR not in bundle.parts:
+        """``Conflict`` if the model has no judge, ``BundleInvalid`` if one does not fit."""
+        self._judges = {name: _Judge(bundle, name) for name, part in GRAPHS.items() if part in bundle.parts}
+        if not self._judges:
+            method = bundle.manifest.method
             raise Conflict(
-                f"model {bundle.id} was trained by method {bundle.manifest.method!r} and has no discriminator to score with; GET /models lists others"
+                f"model {bundle.id} was trained by method {method!r} and has neither critic nor discriminator to score with; GET /models lists others"
             )
-        self._calibration = calibration
+        self._ranks = np.array(bundle.manifest.ranks)
+        if "critic" in self._judges and (len(self._ranks) < 2 or (np.diff(self._ranks) < 0).any()):
+            raise BundleInvalid(f"expected at least 2 rising ranks beside {CRITIC}, found {len(self._ranks)}")
         self._types = [t for t in TYPES if bundle.manifest.labels.get(t)]
         self._codec = codec.from_state(bundle.manifest.codec)
-        self._discriminator = session(bundle.parts[DISCRIMINATOR])
         self._classifier = session(bundle.parts[CLASSIFIER])
 
     def score(self, wines: Wines) -> Scores:
         """Scores of all rows; ``InvalidInput`` for a type that the model never saw."""
         self._check_types(wines)
-        logits, quality = np.empty(len(wines)), np.empty(len(wines), dtype=np.int64)
+        logits, quality = {name: np.empty(len(wines)) for name in self._judges}, np.empty(len(wines), dtype=np.int64)
         for first in range(0, len(wines), BLOCK):
             part = wines.take(slice(first, first + BLOCK))
             at = slice(first, first + len(part))
-            logits[at], quality[at] = self._block(part)
-        return Scores(1 / (1 + np.exp(-(self._calibration.slope * logits + self._calibration.intercept))), quality)
+            block, quality[at] = self._block(part)
+            for name in self._judges:
+                logits[name][at] = block[name][: len(part)]
+        said = {name: judge.p_real(logits[name]) for name, judge in self._judges.items()}
+        discriminator, critic = said.get("discriminator"), said.get("critic")
+        percentile = np.interp(logits["critic"], self._ranks, np.linspace(0, 1, len(self._ranks))) if critic is not None else None
+        return Scores(said["critic" if "critic" in said else "discriminator"], discriminator, critic, percentile, quality)
 
-    def _block(self, wines: Wines) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Logit and most likely quality of at most ``BLOCK`` rows, each (rows,)."""
+    def _block(self, wines: Wines) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
+        """Logits of each judge, (BLOCK,), and most likely quality, (rows,), of at most ``BLOCK`` rows."""
         fields = _filled(self._codec.scores(wines))
-        condition = _filled(codec.condition(wines.quality, wines.red))
+        asked = {"fields": fields, "condition": _filled(codec.condition(wines.quality, wines.red))}
         neutral = _filled(codec.neutral_condition(wines.red))
-        (logit,) = self._discriminator.run(None, {"fields": fields, "condition": condition})
         (qualities,) = self._classifier.run(None, {"fields": fields, "condition": neutral})
-        return logit[: len(wines)], qualities[: len(wines)].argmax(1)
+        return {name: judge.logits(asked) for name, judge in self._judges.items()}, qualities[: len(wines)].argmax(1)
 
     def _check_types(self, wines: Wines) -> None:
         for red in np.unique(wines.red):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from app.codec import CONDITION
-from worker.nets import FIELDS, Classifier, Discriminator, Generator
+from worker.nets import FIELDS, Blend, Classifier, Dense, Panel
 
 EXAMPLE_ROWS = 3  # the exporter traces with some number of rows and leaves it open
 OPSET = 20
@@ -43,7 +43,7 @@ class _Lowered(nn.Module):
 class _ToUniform(nn.Module):
     """The generator followed by the normal distribution function: u in [0, 1] instead of scores."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Blend) -> None:
         super().__init__()
         self.generator = generator
 
@@ -51,15 +51,20 @@ class _ToUniform(nn.Module):
         return (1 + torch.erf(self.generator(latent, condition) * math.sqrt(0.5))) / 2
 
 
-def generator_graph(generator: Generator) -> bytes:
-    """ONNX: latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]."""
+def generator_graph(generator: Blend) -> bytes:
+    """ONNX: latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]; rows a multiple of the number of generators."""
     net = _ToUniform(generator)
-    return _graph(net, {"latent": generator.latent, "condition": CONDITION}, "u")
+    return _graph(net, {"latent": generator.latent, "condition": CONDITION}, "u", rows_in=len(generator.generators))
 
 
-def discriminator_graph(discriminator: Discriminator) -> bytes:
+def discriminator_graph(discriminator: Panel) -> bytes:
     """ONNX: fields (rows, 11), condition (rows, 8) -> logit (rows,)."""
     return _graph(discriminator, {"fields": FIELDS, "condition": CONDITION}, "logit")
+
+
+def critic_graph(critic: nn.Module) -> bytes:
+    """ONNX of a ``worker.critic.Critic``: fields (rows, 11), condition (rows, 8) -> logit (rows,)."""
+    return _graph(critic, {"fields": FIELDS, "condition": CONDITION}, "logit")
 
 
 def classifier_graph(classifier: Classifier) -> bytes:
@@ -67,10 +72,11 @@ def classifier_graph(classifier: Classifier) -> bytes:
     return _graph(classifier, {"fields": FIELDS, "condition": CONDITION}, "logits")
 
 
-def _graph(net: nn.Module, inputs: dict[str, int], output: str) -> bytes:
+def _graph(net: nn.Module, inputs: dict[str, int], output: str, *, rows_in: int = 1) -> bytes:
+    """The graph of a network that takes rows in multiples of ``rows_in``."""
     lowered = _lower(copy.deepcopy(net).cpu().eval())
-    example = tuple(torch.zeros(EXAMPLE_ROWS, width) for width in inputs.values())
-    rows = torch.export.Dim("rows")
+    example = tuple(torch.zeros(EXAMPLE_ROWS * rows_in, width) for width in inputs.values())
+    rows = rows_in * torch.export.Dim("turns") if rows_in > 1 else torch.export.Dim("rows")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing that its caller could change
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # likewise, that torchvision is not here
@@ -102,6 +108,10 @@ def _lower(net: nn.Module) -> nn.Module:
     for name, child in net.named_children():
         if isinstance(child, nn.Conv1d):
             setattr(net, name, _Lowered(child))
+        elif isinstance(child, Dense):  # a runtime of its own multiplies matrices as fast as it convolves
+            linear = nn.Linear(child.in_features, child.out_features)
+            linear.load_state_dict(child.state_dict())
+            setattr(net, name, linear)
         else:
             _lower(child)
     return net

@@ -7,6 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -15,17 +16,18 @@ from torch import Tensor
 from torch.special import ndtr
 
 from app import __version__, codec, noise
-from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, DISCRIMINATOR, FORMAT, GENERATOR, Bundle, Lineage, Manifest, Report, digest, pack
+from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DISCRIMINATOR, FORMAT, GENERATOR, Bundle, Lineage, Manifest, Report, digest, pack
 from app.params import GanParams, Params, resolve
-from app.sampler import Condition, Sampler
+from app.sampler import BLOCK, Condition, Sampler, draw_labels, label_counts
+from app.split import Split, split
 from app.tables import read_csv
 from app.wine import NAMES, TYPES, Floats, Wines, concatenate
-from worker import evaluate, export
+from worker import critic, evaluate, export
 from worker.assignment import Assignment
 from worker.checkpoint import CheckpointUnusable, weights
+from worker.critic import Critic, Criticism
 from worker.methods import METHODS
-from worker.nets import Discriminator, Generator
-from worker.split import Split, split
+from worker.nets import Blend, Panel
 from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
 
 log = logging.getLogger("cuvee.training")
@@ -33,12 +35,15 @@ log = logging.getLogger("cuvee.training")
 MIN_TYPE_ROWS = 20  # a type with fewer has no marginals worth learning
 PROGRESS_INTERVAL_S = 0.5
 TRAINING_SHARE = 0.9  # of the progress bar; the rest is export and report
-RECALIBRATION_DRAWS = 20  # generated rows for each training row, while that is
-RECALIBRATION_ROWS = 200_000  # no more than about this many in all
+CRITIC_FROM, MEASURING_FROM, MEASURING_UNTIL = 0.91, 0.94, 0.99
+RECALIBRATION_DRAWS = 20  # generated rows for each training row
+RECALIBRATION_ROWS = 200_000  # in all, at most
 RECALIBRATION_SEED = 2**62  # noise that no request is likely to ask for
 REPORT_SEED = 2**62 + 1
+CRITIC_SEED = 2**62 + 2  # the report's rows are new to the critic
+NEGATIVES_SEED = 2**62 + 3
 STEADIER = "a lower lr, or the loss 'r3gan' with its gamma, is steadier"
-CHUNK = 4096  # rows through a network at once
+CHUNK = 8 * BLOCK  # rows through a network at once
 
 
 class Watcher(Protocol):
@@ -96,8 +101,19 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
     lineage = _lineage(assignment, params, rows, device=device, seconds=seconds)
     manifest = _manifest(assignment.method, trained, rows, fitted=fitted, parts=parts, lineage=lineage)
 
-    watcher.progress(TRAINING_SHARE + 0.03, "measuring", {})
-    return pack(_measured(manifest, parts, trained, rows=rows, fitted=fitted), parts)
+    def criticising(share: float) -> None:
+        watcher.progress(CRITIC_FROM + share * (MEASURING_FROM - CRITIC_FROM), "training the critic", {})
+
+    def measuring(share: float) -> None:
+        watcher.progress(MEASURING_FROM + share * (MEASURING_UNTIL - MEASURING_FROM), "measuring", {})
+
+    criticism = None
+    if trained.generator is not None:
+        criticism = critic.train(rows.train, partial(_poured, manifest, parts, CRITIC_SEED), fitted, seed=assignment.seed, progress=criticising)
+    if criticism is not None:
+        manifest, parts = _criticised(manifest, parts, criticism)
+    measuring(0.0)
+    return pack(_measured(manifest, parts, trained, criticism, rows=rows, fitted=fitted, progress=measuring), parts)
 
 
 def _check_finite(values: Metrics, step: int) -> None:
@@ -137,12 +153,12 @@ def _check(rows: Split) -> None:
             raise TrainingRefused(f"expected no {name} wine or at least {MIN_TYPE_ROWS} to train on, found {count}")
 
 
-def _recalibrated(fitted: codec.Codec, generator: Generator, train: Wines) -> codec.Codec:
+def _recalibrated(fitted: codec.Codec, generator: Blend, train: Wines) -> codec.Codec:
     """The codec whose cells give the generator's own output the marginals of the training rows."""
-    draws = min(RECALIBRATION_DRAWS, RECALIBRATION_ROWS // len(train) + 1)
-    quality, red = np.tile(train.quality, draws), np.tile(train.red, draws)
-    latent = noise.draw(RECALIBRATION_SEED, 0, len(quality), dims=generator.latent).latent
-    inputs = torch.from_numpy(latent), torch.from_numpy(codec.condition(quality, red))
+    draws = min(RECALIBRATION_DRAWS * len(train), RECALIBRATION_ROWS)
+    drawn = noise.draw(RECALIBRATION_SEED, 0, math.ceil(draws / BLOCK) * BLOCK, dims=generator.latent)
+    red, quality = draw_labels(label_counts(_labels(train)), drawn.uniform)
+    inputs = torch.from_numpy(drawn.latent), torch.from_numpy(codec.condition(quality, red))
     return fitted.recalibrated(_outputs(lambda z, c: ndtr(generator(z, c)), *inputs), red)
 
 
@@ -186,7 +202,8 @@ def _manifest(method: str, trained: Trained, rows: Split, *, fitted: codec.Codec
         latent=latent,
         labels=_labels(rows.train),
         codec=codec.to_state(fitted),
-        calibration=None,
+        calibrations={},
+        ranks=[],
         report=Report(protocol=evaluate.PROTOCOL, in_sample=len(rows.holdout) == 0, rows=0, measures={}, notes=[]),
         lineage=lineage,
         parts={name: digest(part) for name, part in parts.items()},
@@ -202,25 +219,53 @@ def _labels(train: Wines) -> dict[str, dict[int, int]]:
     return labels
 
 
-def _measured(manifest: Manifest, parts: dict[str, bytes], trained: Trained, *, rows: Split, fitted: codec.Codec) -> Manifest:
-    """The manifest with its report and its calibration, from rows poured exactly as the API will pour them."""
-    if trained.generator is None or trained.discriminator is None:
+def _criticised(manifest: Manifest, parts: dict[str, bytes], criticism: Criticism) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and the parts with the critic among them."""
+    parts = parts | {CRITIC: export.critic_graph(criticism.critic)}
+    update = {"calibrations": {"critic": criticism.calibration}, "ranks": criticism.ranks, "parts": {name: digest(part) for name, part in parts.items()}}
+    return manifest.model_copy(update=update), parts
+
+
+def _poured(manifest: Manifest, parts: dict[str, bytes], seed: int, n: int) -> Wines:
+    """The first ``n`` rows of a table of the model, poured exactly as the API will pour them."""
+    return concatenate(list(Sampler(Bundle("draft", "draft", manifest, parts)).blocks(Condition(), seed=seed, offset=0, n=n)))
+
+
+def _measured(
+    manifest: Manifest,
+    parts: dict[str, bytes],
+    trained: Trained,
+    criticism: Criticism | None,
+    *,
+    rows: Split,
+    fitted: codec.Codec,
+    progress: Callable[[float], None],
+) -> Manifest:
+    """The manifest with its report and its discriminator's calibration."""
+    if trained.generator is None:
         note = f"method {manifest.method!r} does not generate wines: nothing was measured"
         return manifest.model_copy(update={"report": manifest.report.model_copy(update={"notes": [note]})})
-    sampler = Sampler(Bundle("draft", "draft", manifest, parts))
-    generated = concatenate(list(sampler.blocks(Condition(), seed=REPORT_SEED, offset=0, n=len(rows.train))))
+    generated = _poured(manifest, parts, REPORT_SEED, evaluate.REPEATS * len(rows.train))
     real = rows.holdout if len(rows.holdout) else rows.train
-    logits = [_logits(trained.discriminator, fitted, wines) for wines in (real, generated)]
-    update = {
-        "report": evaluate.report(generated, rows),
-        "calibration": evaluate.calibrate(*logits, in_sample=len(rows.holdout) == 0),
-    }
-    return manifest.model_copy(update=update)
+    judges: dict[str, evaluate.Judge] = {}
+    calibrations = dict(manifest.calibrations)
+    if trained.discriminator is not None:
+        judges["discriminator"] = evaluate.Judge(partial(_logits, trained.discriminator, fitted))
+        logits = [judges["discriminator"].logits(wines) for wines in (real, generated)]
+        calibrations["discriminator"] = evaluate.calibrate(*logits, in_sample=len(rows.holdout) == 0)
+    if criticism is not None:
+        others = critic.unseen_negatives(real, rows.train, partial(_poured, manifest, parts, NEGATIVES_SEED), seed=NEGATIVES_SEED)
+        judges["critic"] = evaluate.Judge(partial(_logits, criticism.critic, fitted), criticism.calibration, others)
+    report = evaluate.report(generated, rows, judges, progress)
+    if criticism is None:
+        note = f"fewer than {critic.MIN_WINES} different wines to train on: the model has no critic"
+        report = report.model_copy(update={"notes": [*report.notes, note]})
+    return manifest.model_copy(update={"report": report, "calibrations": calibrations})
 
 
-def _logits(discriminator: Discriminator, fitted: codec.Codec, wines: Wines) -> Floats:
+def _logits(judge: Panel | Critic, fitted: codec.Codec, wines: Wines) -> Floats:
     inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.condition(wines.quality, wines.red))
-    return _outputs(discriminator.cpu(), *inputs)
+    return _outputs(judge.cpu(), *inputs)
 
 
 @torch.no_grad()
