@@ -73,7 +73,7 @@ jobs = sa.Table(
     sa.Column("stage", sa.String(64)),
     sa.Column("metrics", sa.JSON, nullable=False),
     sa.Column("model_id", sa.String(32)),
-    sa.Column("verdict", sa.Text),
+    sa.Column("verdict", sa.JSON),
     sa.Column("error", sa.Text),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("started_at", sa.Double),

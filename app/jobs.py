@@ -8,7 +8,7 @@ the retry budget: a crash spends it, a released job (SIGTERM, a deploy) does not
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -23,6 +23,7 @@ KEEP_CHECKPOINTS = 2
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 Promote = Literal["auto", "always", "never"]
+Outcome = Literal["better", "worse", "even"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,30 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One measure of a finished model beside the champion's; ``spread`` is what the difference must exceed to count."""
+
+    metric: str
+    challenger: float
+    champion: float
+    spread: float
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a finished model became the champion, why in words, and the figures where figures decided.
+
+    ``champion`` is the id of the model that it met; None where it met none.
+    """
+
+    promoted: bool
+    reason: str
+    champion: str | None = None
+    gate: tuple[Comparison, ...] = ()
+
+
+@dataclass(frozen=True)
 class Job:
     """A job as it was when it was read; times are seconds since 1970 on the database's clock."""
 
@@ -68,7 +93,7 @@ class Job:
     stage: str | None
     metrics: dict[str, float]
     model_id: str | None
-    verdict: str | None
+    verdict: Verdict | None
     error: str | None
     created_at: float
     started_at: float | None
@@ -98,7 +123,12 @@ _COLUMNS = (*jobs.c, now().label("read_at"))
 
 
 def _job(row: Row[Any]) -> Job:
-    return Job(**row._mapping)
+    return Job(**{**row._mapping, "verdict": verdict_from(row.verdict)})
+
+
+def verdict_from(stored: dict[str, Any] | None) -> Verdict | None:
+    """The verdict in a job's row."""
+    return None if stored is None else Verdict(**{**stored, "gate": tuple(Comparison(**comparison) for comparison in stored["gate"])})
 
 
 def enqueue(tx: Connection, request: Request) -> Job:
@@ -204,9 +234,10 @@ def last_checkpoint(tx: Connection, job_id: str) -> bytes | None:
     return state
 
 
-def finish(tx: Connection, lease: Lease, *, model_id: str, verdict: str) -> None:
+def finish(tx: Connection, lease: Lease, *, model_id: str, verdict: Verdict) -> None:
     """Ends the job as succeeded and drops its checkpoints; the model goes into the registry in the same transaction."""
-    _fenced(tx, lease, state="succeeded", progress=1.0, stage=None, model_id=model_id, verdict=verdict, error=None, finished_at=now(), lease_expires_at=None)
+    done = {"state": "succeeded", "progress": 1.0, "stage": None, "error": None, "finished_at": now(), "lease_expires_at": None}
+    _fenced(tx, lease, **done, model_id=model_id, verdict=asdict(verdict))
     tx.execute(sa.delete(checkpoints).where(checkpoints.c.job_id == lease.job_id))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -9,15 +11,39 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from app.bundle import GENERATOR, Bundle, Manifest, unpack
-from app.db import CHAMPION_LOCK, STARTER_LOCK, aliases, alone, models, now
+from app.bundle import GENERATOR, Bundle, Manifest, Measure, Report, unpack
+from app.db import CHAMPION_LOCK, STARTER_LOCK, aliases, alone, jobs, models, now
 from app.errors import BundleInvalid, Conflict, NotFound
-from app.jobs import Promote
+from app.jobs import Comparison, Outcome, Promote, Verdict, verdict_from
 
 CHAMPION = "champion"
-GATE = "c2st"  # the metric that a challenger must lower, beyond its spread
 SPLIT = ("holdout", "split_seed")  # the params that decide which rows are held out
 STARTER = "starter.cuvee"
+
+
+@dataclass(frozen=True)
+class GateMeasure:
+    """A measure that decides on promotion. What lies beyond ``best`` is luck, not merit, and counts as ``best``.
+
+    ``best`` None: the measure's own ceiling, which is the rate of real wines.
+    """
+
+    name: str
+    lower_is_better: bool
+    best: float | None
+
+    def shortfall(self, value: float, *, best: float) -> float:
+        """How far the value is from the best, in the measure's unit; 0 at the best and beyond."""
+        return max(0.0, value - best if self.lower_is_better else best - value)
+
+
+# likeness, utility, privacy; docs/decisions/0008-gate.md says why these and why so
+GATE = (
+    GateMeasure("c2st", lower_is_better=True, best=0.5),
+    GateMeasure("tstr_r2", lower_is_better=False, best=1.0),
+    GateMeasure("dcr_closer_to_train", lower_is_better=True, best=0.5),
+    GateMeasure("near_copies", lower_is_better=True, best=None),
+)
 
 
 @dataclass(frozen=True)
@@ -33,18 +59,18 @@ class Model:
     report: dict[str, Any]
     lineage: dict[str, Any]
     created_at: float
+    verdict: Verdict | None
     aliases: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a finished model becomes the champion, and why in words."""
-
-    promote: bool
-    reason: str
+    @property
+    def measures(self) -> dict[str, Any]:
+        """What its report measured, by name."""
+        measures: dict[str, Any] = self.report["measures"]
+        return measures
 
 
-_HEAD = (*(c for c in models.c if c.name != "bundle"), sa.func.length(models.c.bundle).label("size"))
+_HEAD = (*(c for c in models.c if c.name != "bundle"), sa.func.length(models.c.bundle).label("size"), jobs.c.verdict)
+_HEADS = sa.select(*_HEAD).select_from(models.outerjoin(jobs, jobs.c.id == models.c.job_id))
 
 
 def publish(tx: Connection, bundle: Bundle, data: bytes, *, job_id: str | None) -> None:
@@ -74,26 +100,31 @@ def resolve(tx: Connection, name: str) -> str:
 
 def get(tx: Connection, name: str) -> Model:
     """The model that ``name``, an alias or an id, stands for; ``NotFound`` if nothing does."""
-    row = tx.execute(sa.select(*_HEAD).where(models.c.id == resolve(tx, name))).one()
+    row = tx.execute(_HEADS.where(models.c.id == resolve(tx, name))).one()
     return _model(row, _aliases_of(tx, [row.id]))
 
 
 def page(tx: Connection, *, limit: int, offset: int) -> list[Model]:
     """Models, newest first."""
-    rows = tx.execute(sa.select(*_HEAD).order_by(models.c.created_at.desc(), models.c.id).limit(limit).offset(offset)).all()
+    rows = tx.execute(_HEADS.order_by(models.c.created_at.desc(), models.c.id).limit(limit).offset(offset)).all()
     names = _aliases_of(tx, [row.id for row in rows])
     return [_model(row, names) for row in rows]
 
 
 def load(tx: Connection, model_id: str) -> Bundle:
     """The verified bundle of a model; ``NotFound``, or ``BundleInvalid`` if its bytes were damaged."""
-    data = tx.execute(sa.select(models.c.bundle).where(models.c.id == model_id)).scalar_one_or_none()
-    if data is None:
-        raise NotFound(f"no model has the id {model_id!r}; GET /models lists them")
     try:
-        return unpack(data)
+        return unpack(content(tx, model_id))
     except BundleInvalid as error:
         raise BundleInvalid(f"model {model_id} can't be opened: {error.detail}") from error
+
+
+def content(tx: Connection, model_id: str) -> bytes:
+    """The bytes of a model's bundle, as they are stored; ``NotFound``."""
+    data: bytes | None = tx.execute(sa.select(models.c.bundle).where(models.c.id == model_id)).scalar_one_or_none()
+    if data is None:
+        raise NotFound(f"no model has the id {model_id!r}; GET /models lists them")
+    return data
 
 
 def point(tx: Connection, alias: str, model_id: str, *, reason: str) -> None:
@@ -121,18 +152,49 @@ def judge(tx: Connection, challenger: Bundle, promote: Promote) -> Verdict:
 
 def _compare(challenger: Manifest, champion: Row[Any]) -> Verdict:
     """Whether the challenger's report beats the champion's; reports of other rows are no match."""
-    measure = challenger.report.measures.get(GATE)
-    if measure is None or challenger.report.in_sample:
-        why = "its report is in-sample" if challenger.report.in_sample else "; ".join(challenger.report.notes)
-        return Verdict(False, f"not promoted: {why}, so there is nothing to compare with the champion's")
-    if _measured_on(challenger.lineage.model_dump(), challenger.report.model_dump()) != _measured_on(champion.lineage, champion.report):
-        return Verdict(False, "not promoted: the champion was measured on other rows (dataset, holdout or split_seed); promote 'always' decides by hand")
-    best = champion.report["measures"][GATE]["value"]
-    bar = best - measure.spread
-    figures = f"{GATE} {measure.value:.4f} (spread {measure.spread:.4f}) against the champion's {best:.4f} on the same holdout; 0.5 is indistinguishable"
-    if measure.value < bar:
-        return Verdict(True, f"promoted: {figures}")
-    return Verdict(False, f"not promoted: {figures}; it had to be below {bar:.4f}")
+    if challenger.report.in_sample:
+        return Verdict(False, "not promoted: its report is in-sample, so there is nothing to compare with the champion's", champion.id)
+    own, its = _measured_on(challenger.lineage.model_dump(), challenger.report.model_dump()), _measured_on(champion.lineage, champion.report)
+    if differing := [key for key in own if own[key] != its[key]]:
+        return Verdict(
+            False, f"not promoted: the champion was measured otherwise ({', '.join(differing)} differ); promote 'always' decides by hand", champion.id
+        )
+    its_report = Report.model_validate(champion.report)
+    compared = {gate.name: compare(gate, challenger.report.measures.get(gate.name), its_report.measures.get(gate.name)) for gate in GATE}
+    if lacking := [name for name, comparison in compared.items() if comparison is None]:
+        why = "; ".join([f"{', '.join(lacking)} and its spread are not in both reports", *challenger.report.notes])
+        return Verdict(False, f"not promoted: {why}; promote 'always' decides by hand", champion.id)
+    return _gate(champion.id, tuple(comparison for comparison in compared.values() if comparison is not None))
+
+
+def compare(gate: GateMeasure, challenger: Measure | None, champion: Measure | None) -> Comparison | None:
+    """The two on one measure; None unless both were measured, and repeatedly.
+
+    Better and worse are differences beyond the spread of both together, the root of the sum of their squares.
+    """
+    if challenger is None or champion is None or challenger.spread is None or champion.spread is None:
+        return None
+    best = challenger.ceiling if gate.best is None else gate.best  # real wines of the same holdout: either report's ceiling is theirs
+    if best is None:
+        return None
+    lead = gate.shortfall(champion.value, best=best) - gate.shortfall(challenger.value, best=best)
+    spread = math.hypot(challenger.spread, champion.spread)
+    outcome: Outcome = "better" if lead > spread else "worse" if lead < -spread else "even"
+    return Comparison(gate.name, challenger.value, champion.value, spread, outcome)
+
+
+def _gate(champion: str, comparisons: tuple[Comparison, ...]) -> Verdict:
+    """Better beyond the spread in one measure at least, worse beyond it in none."""
+    better, worse = (_figures(c for c in comparisons if c.outcome == outcome) for outcome in ("better", "worse"))
+    if worse:
+        return Verdict(False, f"not promoted: worse than the champion in {worse}" + (f", though better in {better}" if better else ""), champion, comparisons)
+    if not better:
+        return Verdict(False, f"not promoted: even with the champion in {_figures(comparisons)}", champion, comparisons)
+    return Verdict(True, f"promoted: better than the champion in {better}, worse in nothing that the gate compares", champion, comparisons)
+
+
+def _figures(comparisons: Iterable[Comparison]) -> str:
+    return ", ".join(f"{c.metric} ({c.challenger:.4f} against {c.champion:.4f}, spread {c.spread:.4f})" for c in comparisons)
 
 
 def pin_classifier(tx: Connection, name: str, *, dataset_sha256: str, params: dict[str, Any]) -> str:
@@ -174,9 +236,10 @@ def _champion() -> sa.Select[Any]:
     )
 
 
-def _measured_on(lineage: dict[str, Any], report: dict[str, Any]) -> tuple[Any, ...]:
+def _measured_on(lineage: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """What two reports must have in common for their numbers to be compared."""
-    return (lineage["dataset_sha256"], *(lineage["params"][key] for key in SPLIT), report["protocol"], report["in_sample"], GATE in report["measures"])
+    split = {key: lineage["params"][key] for key in SPLIT}
+    return {"dataset_sha256": lineage["dataset_sha256"], **split, "protocol": report["protocol"], "in_sample": report["in_sample"]}
 
 
 def _aliases_of(tx: Connection, ids: list[str]) -> dict[str, list[str]]:
@@ -187,4 +250,4 @@ def _aliases_of(tx: Connection, ids: list[str]) -> dict[str, list[str]]:
 
 
 def _model(row: Row[Any], names: dict[str, list[str]]) -> Model:
-    return Model(**row._mapping, aliases=tuple(names.get(row.id, ())))
+    return Model(**{**row._mapping, "verdict": verdict_from(row.verdict)}, aliases=tuple(names.get(row.id, ())))

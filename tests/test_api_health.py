@@ -28,6 +28,9 @@ CALLS = {
     ("POST", "/jobs/{job_id}/cancel"),
     ("GET", "/models"),
     ("GET", "/models/{name}"),
+    ("GET", "/models/{name}/report"),
+    ("GET", "/models/{name}/bundle"),
+    ("GET", "/models/{name}/rows"),
     ("GET", "/datasets"),
     ("POST", "/datasets"),
     ("GET", "/datasets/{dataset_id}"),
@@ -148,7 +151,7 @@ def test_an_api_on_an_empty_database_does_not_start_and_says_what_to_run(tmp_pat
     ended = python("-m", "app.main", CUVEE_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", CUVEE_PORT="0")
     assert (ended.returncode, ended.stderr) == (
         1,
-        "cuvee api: expected schema revision 0001, found an empty database; run `cuvee migrate` with the same CUVEE_DATABASE_URL\n",
+        "cuvee api: expected schema revision 0002, found an empty database; run `cuvee migrate` with the same CUVEE_DATABASE_URL\n",
     )
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app import migrations, registry
-from app.bundle import Bundle, Calibration, pack, unpack
+from app.bundle import CRITIC, DISCRIMINATOR, GENERATOR, Bundle, Calibration, pack, unpack
 from app.db import Database
 from app.settings import Settings
 from tests.conftest import serve
@@ -67,21 +67,38 @@ def test_a_score_does_not_depend_on_its_place_among_the_rows(api: httpx.Client) 
     assert [scores(api, rows[first:]) for first in range(40)] == [whole[first:] for first in range(40)]
 
 
-def test_p_real_is_a_probability(api: httpx.Client) -> None:
-    assert [s for s in scores(api, pour(api, "n=1000&seed=3")) if not 0 <= s["p_real"] <= 1] == []
+SHARES = ("p_real", "discriminator", "critic", "percentile")
 
 
-def test_p_real_is_a_probability_also_for_wines_at_the_physical_bounds(api: httpx.Client) -> None:
+def test_p_real_and_what_it_comes_from_lie_between_0_and_1(api: httpx.Client) -> None:
+    assert [s for s in scores(api, pour(api, "n=1000&seed=3")) if not all(0 <= s[name] <= 1 for name in SHARES)] == []
+
+
+def test_so_they_do_for_wines_at_the_physical_bounds(api: httpx.Client) -> None:
     wine = pour(api, "n=1&seed=3")[0]
     low = wine | {"fixed_acidity": 0, "citric_acid": 0, "density": 0.95, "pH": 2, "alcohol": 5, "free_sulfur_dioxide": 0, "total_sulfur_dioxide": 0}
     high = wine | {"fixed_acidity": 30, "residual_sugar": 300, "density": 1.15, "pH": 5, "alcohol": 20, "total_sulfur_dioxide": 1000}
-    assert [s for s in scores(api, [low, high]) if not 0 <= s["p_real"] <= 1] == []
+    assert [s for s in scores(api, [low, high]) if not all(0 <= s[name] <= 1 for name in SHARES)] == []
 
 
-def test_a_wine_with_another_wine_s_density_looks_less_real(api: httpx.Client) -> None:
+def test_p_real_is_the_critic_s(api: httpx.Client) -> None:
+    assert [s for s in scores(api, pour(api, "n=50&seed=3")) if s["p_real"] != s["critic"] or s["p_real"] == s["discriminator"]] == []
+
+
+def test_a_wine_as_dense_as_syrup_is_called_unreal(api: httpx.Client) -> None:
+    syrup = scores(api, [row | {"density": 1.05} for row in pour(api, "n=200&seed=3")])
+    assert [s for s in syrup if s["p_real"] > 0.01 or s["percentile"] > 0.05] == []
+
+
+def test_the_model_s_own_wines_look_about_as_real_as_real_ones(api: httpx.Client) -> None:
+    percentiles = sorted(s["percentile"] for s in scores(api, pour(api, "n=1000&seed=5")))
+    assert 0.4 < percentiles[500] < 0.65
+
+
+def test_wines_with_other_wines_density_and_alcohol_rank_low_among_real_ones(api: httpx.Client) -> None:
     rows = pour(api, "n=200&seed=3&type=white")
     odd = [row | {"density": other["density"], "alcohol": third["alcohol"]} for row, other, third in zip(rows, rows[1:], rows[2:], strict=False)]
-    assert sum(s["p_real"] for s in scores(api, odd)) / len(odd) < sum(s["p_real"] for s in scores(api, rows)) / len(rows)
+    assert sorted(s["percentile"] for s in scores(api, odd))[100] < 0.05
 
 
 def test_a_predicted_quality_is_on_the_tasters_scale(api: httpx.Client) -> None:
@@ -125,7 +142,9 @@ def register(db: Database, starter: Bundle, without: set[str], **changes: object
 
 
 def test_another_model_gives_other_scores(api: httpx.Client, db: Database, starter: Bundle) -> None:
-    other = register(db, starter, set(), calibration=Calibration(slope=1.0, intercept=3.0, rows=1, in_sample=False))
+    other = register(
+        db, starter, set(), calibrations=dict.fromkeys(("discriminator", "critic"), Calibration(slope=1.0, intercept=3.0, rows=1, in_sample=False))
+    )
     rows = pour(api, "n=5&seed=1")
     assert scores(api, rows, model=other) != scores(api, rows)
 
@@ -133,15 +152,33 @@ def test_another_model_gives_other_scores(api: httpx.Client, db: Database, start
 @pytest.fixture(scope="module")
 def classifier(db: Database, starter: Bundle) -> str:
     """The id of a model that knows qualities and nothing else."""
-    return register(db, starter, {"generator.onnx", "discriminator.onnx"}, method="classifier", calibration=None)
+    return register(db, starter, {GENERATOR, DISCRIMINATOR, CRITIC}, method="classifier", calibrations={}, ranks=[])
 
 
-def test_a_model_without_a_discriminator_can_not_score(api: httpx.Client, classifier: str) -> None:
+def test_without_a_critic_p_real_is_the_discriminator_s(api: httpx.Client, db: Database, starter: Bundle) -> None:
+    rows = pour(api, "n=40&seed=1")
+    calibrations = {"discriminator": starter.manifest.calibrations["discriminator"]}
+    answers = scores(api, rows, model=register(db, starter, {CRITIC}, calibrations=calibrations, ranks=[]))
+    both = scores(api, rows)
+    assert [(a["p_real"], a["discriminator"], a["critic"], a["percentile"]) for a in answers] == [
+        (s["discriminator"], s["discriminator"], None, None) for s in both
+    ]
+    assert [a["predicted_quality"] for a in answers] == [s["predicted_quality"] for s in both]
+
+
+def test_without_a_discriminator_the_critic_still_scores(api: httpx.Client, db: Database, starter: Bundle) -> None:
+    rows = pour(api, "n=40&seed=1")
+    calibrations = {"critic": starter.manifest.calibrations["critic"]}
+    answers = scores(api, rows, model=register(db, starter, {DISCRIMINATOR}, calibrations=calibrations))
+    assert answers == [s | {"discriminator": None} for s in scores(api, rows)]
+
+
+def test_a_model_without_a_judge_can_not_score(api: httpx.Client, classifier: str) -> None:
     answer = api.post("/score", json={"rows": pour(api, "n=1"), "model": classifier})
     assert (answer.status_code, answer.json()["type"], answer.json()["detail"]) == (
         409,
         "urn:cuvee:conflict",
-        f"model {classifier} was trained by method 'classifier' and has no discriminator to score with; GET /models lists others",
+        f"model {classifier} was trained by method 'classifier' and has neither critic nor discriminator to score with; GET /models lists others",
     )
 
 

@@ -1,4 +1,4 @@
-"""``POST /train`` and its jobs, datasets that are uploaded for it, and the models that come of it."""
+"""``POST /train`` and its jobs, and datasets that are uploaded for it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import pytest
 
 from app import jobs
 from app.db import Database
+from app.jobs import Comparison, Verdict
 from app.settings import Settings
 from app.wine import Wines
 from tests.conftest import csv_of, serve
 
 CSV = {"Content-Type": "text/csv"}
+VERDICT = Verdict(False, "not promoted: even with the champion", "c", (Comparison("c2st", challenger=0.56, champion=0.55, spread=0.02, outcome="even"),))
 
 
 @contextmanager
@@ -195,10 +197,28 @@ def test_a_job_that_succeeded_can_not_be_cancelled(api: httpx.Client, sqlite_db:
     with sqlite_db.write() as tx:
         claimed = jobs.claim(tx, worker="w", lease_s=60)
         assert claimed is not None
-        jobs.finish(tx, claimed.lease, model_id="m", verdict="not promoted")
+        jobs.finish(tx, claimed.lease, model_id="m", verdict=VERDICT)
     answer = api.post(f"/jobs/{job['id']}/cancel")
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:cuvee:conflict")
     assert answer.json()["detail"] == f"job {job['id']} is over (succeeded): only a queued or running job can be cancelled"
+
+
+def test_a_job_that_is_not_over_has_no_verdict(api: httpx.Client) -> None:
+    assert train(api)["verdict"] is None
+
+
+def test_a_finished_job_has_its_verdict_with_the_figures_it_rests_on(api: httpx.Client, sqlite_db: Database) -> None:
+    job = train(api)
+    with sqlite_db.write() as tx:
+        claimed = jobs.claim(tx, worker="w", lease_s=60)
+        assert claimed is not None
+        jobs.finish(tx, claimed.lease, model_id="m", verdict=VERDICT)
+    assert api.get(f"/jobs/{job['id']}").json()["verdict"] == {
+        "promoted": False,
+        "reason": "not promoted: even with the champion",
+        "champion": "c",
+        "gate": [{"metric": "c2st", "challenger": 0.56, "champion": 0.55, "spread": 0.02, "outcome": "even"}],
+    }
 
 
 def test_a_running_job_shows_how_far_it_is(api: httpx.Client, sqlite_db: Database) -> None:
@@ -325,33 +345,6 @@ def test_an_upload_that_does_not_say_that_it_is_csv_is_refused(api: httpx.Client
 @pytest.mark.parametrize(("length", "status"), [(0, 422), (1, 201), (200, 201), (201, 422)])
 def test_a_dataset_s_name_has_from_1_to_200_characters(api: httpx.Client, few_wines: Wines, length: int, status: int) -> None:
     assert upload(api, csv_of(few_wines), name="é" * length).status_code == status
-
-
-def test_the_starter_model_is_there_as_champion(api: httpx.Client) -> None:
-    assert [(model["aliases"], model["method"], model["job_id"]) for model in api.get("/models").json()] == [(["champion"], "gan", None)]
-
-
-def test_a_model_is_the_same_by_its_id_and_by_its_alias(api: httpx.Client) -> None:
-    listed = api.get("/models").json()[0]
-    assert (api.get("/models/champion").json(), api.get(f"/models/{listed['id']}").json()) == (listed, listed)
-
-
-def test_a_metric_of_a_model_stands_between_floor_and_ceiling_with_its_spread(api: httpx.Client) -> None:
-    report = api.get("/models/champion").json()["report"]
-    measure = report["measures"]["c2st"]
-    assert set(measure) == {"value", "spread", "floor", "ceiling"}
-    assert 0.5 <= measure["ceiling"] <= measure["value"] <= measure["floor"] <= 1.0  # 0.5: the detective can't tell
-
-
-def test_the_lineage_of_a_model_says_how_to_train_it_again(api: httpx.Client) -> None:
-    lineage = api.get("/models/champion").json()["lineage"]
-    assert (lineage["dataset_id"], lineage["params"]["preset"], lineage["train_rows"] + lineage["holdout_rows"]) == ("uci", "default", 6497)
-    assert {"dataset_sha256", "seed", "code_version", "torch_version", "device", "train_wall_s", "train_cpu_s"} <= set(lineage)
-
-
-def test_the_id_of_a_model_is_the_hash_of_its_bytes(api: httpx.Client) -> None:
-    model = api.get("/models/champion").json()
-    assert model["id"] == model["sha256"][:16]
 
 
 def test_the_starter_dataset_uploaded_again_stays_synthetic(api: httpx.Client, starter_wines: Wines) -> None:

@@ -115,12 +115,12 @@ def test_a_part_that_is_not_the_one_of_the_manifest_is_refused_with_both_hashes(
 
 
 def test_another_format_is_refused_with_both_numbers(small: bytes) -> None:
-    with pytest.raises(BundleInvalid, match=r"expected bundle format 1 .* found format 2 "):
-        unpack(with_manifest(small, lambda manifest: manifest.update(format=2)))
+    with pytest.raises(BundleInvalid, match=r"expected bundle format 2 .* found format 3 "):
+        unpack(with_manifest(small, lambda manifest: manifest.update(format=3)))
 
 
 def test_other_columns_are_refused(small: bytes) -> None:
-    with pytest.raises(BundleInvalid, match=r"expected bundle format 1 with columns .* with \['pH'\]"):
+    with pytest.raises(BundleInvalid, match=r"expected bundle format 2 with columns .* with \['pH'\]"):
         unpack(with_manifest(small, lambda manifest: manifest.update(columns=["pH"])))
 
 

@@ -15,7 +15,7 @@ from app import jobs
 from app.db import Database, checkpoints
 from app.db import jobs as table
 from app.errors import Conflict, LeaseLost, NotFound
-from app.jobs import Job, Lease, Request
+from app.jobs import Job, Lease, Request, Verdict
 
 LONG_S = 600.0
 REQUEST = Request(method="gan", dataset_id="starter", params={"preset": "quick"}, seed=1)
@@ -128,7 +128,7 @@ ZOMBIE_WRITES: dict[str, Callable[[Connection, Lease], object]] = {
     "renew": lambda tx, lease: jobs.renew(tx, lease, lease_s=30),
     "report": lambda tx, lease: jobs.report(tx, lease, lease_s=30, progress=0.9, stage="training", metrics={}),
     "checkpoint": lambda tx, lease: jobs.save_checkpoint(tx, lease, number=1, state=b"stale"),
-    "finish": lambda tx, lease: jobs.finish(tx, lease, model_id="stale", verdict=""),
+    "finish": lambda tx, lease: jobs.finish(tx, lease, model_id="stale", verdict=Verdict(False, "")),
     "fail": lambda tx, lease: jobs.fail(tx, lease, error="stale", retry=False),
     "release": jobs.release,
 }
@@ -206,10 +206,10 @@ def test_a_finished_job_has_its_model_and_no_checkpoints(db: Database) -> None:
         jobs.save_checkpoint(tx, job.lease, number=1, state=b"state")
 
     with db.write() as tx:
-        jobs.finish(tx, job.lease, model_id="m", verdict="promoted")
+        jobs.finish(tx, job.lease, model_id="m", verdict=Verdict(True, "promoted"))
 
     after = read(db, job)
-    assert (after.state, after.progress, after.model_id, after.verdict) == ("succeeded", 1.0, "m", "promoted")
+    assert (after.state, after.progress, after.model_id, after.verdict) == ("succeeded", 1.0, "m", Verdict(True, "promoted"))
     with db.read() as tx:
         assert jobs.last_checkpoint(tx, job.id) is None
 
@@ -345,7 +345,7 @@ def test_a_job_that_is_over_cannot_be_cancelled(db: Database) -> None:
     enqueue(db)
     job = claimed(db)
     with db.write() as tx:
-        jobs.finish(tx, job.lease, model_id="m", verdict="")
+        jobs.finish(tx, job.lease, model_id="m", verdict=Verdict(False, ""))
 
     with pytest.raises(Conflict, match=r"is over \(succeeded\)"), db.write() as tx:
         jobs.cancel(tx, job.id)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import cast
 
 import pytest
 import torch
@@ -12,13 +14,14 @@ from torch import nn
 
 import app
 from app import codec, params
-from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, DISCRIMINATOR, GENERATOR, Bundle, Manifest, digest, unpack
+from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DISCRIMINATOR, GENERATOR, Bundle, Manifest, digest, unpack
 from app.params import GanParams
 from app.wine import Wines, concatenate
 from tests.conftest import TINY, Silent, assignment, csv_of
 from worker.assignment import Assignment
 from worker.checkpoint import weights
 from worker.methods import METHODS, gan
+from worker.nets import Discriminator
 from worker.pipeline import work
 from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
 
@@ -115,7 +118,7 @@ def test_a_gan_resumed_from_any_checkpoint_has_the_weights_of_an_uninterrupted_o
 def test_a_checkpoint_may_be_taken_after_every_step_of_what_is_not_done_again(rows: TrainingSet) -> None:
     run = Recorder()
     train(rows, run, classifier_steps=40)
-    assert len(run.metrics) == 100  # 40 steps of the classifier, 60 of the game
+    assert len(run.metrics) == 140  # 40 steps of each game's classifier, 60 of both games
     assert len(run.states) == 60
 
 
@@ -138,7 +141,7 @@ def test_another_seed_gives_other_weights(rows: TrainingSet) -> None:
 def test_every_loss_trains_all_networks_to_finite_weights(rows: TrainingSet, loss: str) -> None:
     run = Recorder()
     trained = train(rows, run, loss=loss)
-    assert len(run.metrics) == 65  # 5 steps of the classifier, 60 of the game
+    assert len(run.metrics) == 70  # 5 steps of each game's classifier, 60 of both games
     assert all(math.isfinite(value) for metrics in run.metrics for value in metrics.values())
     assert all(bool(torch.isfinite(weight).all()) for net in nets(trained) for weight in net.state_dict().values())
 
@@ -147,11 +150,33 @@ def test_the_losses_are_three_different_games(rows: TrainingSet) -> None:
     assert len({weights_of(train(rows, Recorder(), loss=loss))[1] for loss in LOSSES}) == 3
 
 
-def test_the_discriminator_starts_from_the_trunk_of_the_classifier(rows: TrainingSet) -> None:
-    trained = train(rows, Recorder(), steps=1, lr=1e-12, classifier_steps=40)
+@pytest.mark.parametrize(("blend", "discriminators"), [(1, 1), (1, 3), (2, 2)])
+def test_each_discriminator_starts_from_the_trunk_of_a_classifier_of_its_own(rows: TrainingSet, blend: int, discriminators: int) -> None:
+    trained = train(rows, Recorder(), steps=1, lr=1e-12, classifier_steps=40, blend=blend, discriminators=discriminators)
     assert trained.discriminator is not None
+    trunks = [cast(Discriminator, member).trunk.state_dict() for member in trained.discriminator.members]
+    assert len(trunks) == blend * discriminators
     for name, weight in trained.classifier.trunk.state_dict().items():
-        torch.testing.assert_close(trained.discriminator.trunk.state_dict()[name], weight, atol=1e-9, rtol=0)
+        torch.testing.assert_close(trunks[0][name], weight, atol=1e-9, rtol=0)
+        assert all(not torch.equal(one[name], other[name]) for one, other in combinations(trunks, 2))
+
+
+def test_several_discriminators_answer_with_their_mean(rows: TrainingSet) -> None:
+    panel = train(rows, Recorder(), blend=1, discriminators=3).discriminator
+    assert panel is not None
+    batch = rows.batch(8, torch.Generator().manual_seed(0))
+    logits = [member(batch.fields, batch.condition) for member in panel.members]
+    torch.testing.assert_close(panel(batch.fields, batch.condition), (logits[0] + logits[1] + logits[2]) / 3)
+
+
+def test_the_generators_of_a_blend_pour_in_turn(rows: TrainingSet) -> None:
+    blend = train(rows, Recorder(), blend=4).generator
+    assert blend is not None
+    batch, latent = rows.batch(12, torch.Generator().manual_seed(0)), torch.randn(12, blend.latent, generator=torch.Generator().manual_seed(1))
+    poured = blend(latent, batch.condition)
+    for turn, generator in enumerate(blend.generators):
+        torch.testing.assert_close(poured[turn::4], generator(latent[turn::4], batch.condition[turn::4]))
+    assert not torch.allclose(poured[1::4], blend.generators[0](latent[1::4], batch.condition[1::4]))
 
 
 def test_a_named_classifier_is_taken_over_as_it_is(classifier: Finished, adopted: Finished) -> None:
@@ -178,16 +203,16 @@ def test_a_classifier_of_another_shape_is_refused(few_wines: Wines, classifier: 
 def test_without_holdout_the_report_is_in_sample_and_says_so(adopted: Finished) -> None:
     manifest = unpack(adopted.bundle).manifest
     assert manifest.report.in_sample
-    assert manifest.report.notes == ["holdout 0: measured on the training rows themselves, so it flatters the model"]
-    assert manifest.calibration is not None
-    assert manifest.calibration.in_sample
+    assert manifest.report.notes[0] == "holdout 0: measured on the training rows themselves, so it flatters the model"
+    assert manifest.calibrations["discriminator"].in_sample
+    assert not manifest.calibrations["critic"].in_sample  # it holds out wines of its own
     assert (manifest.lineage.train_rows, manifest.lineage.holdout_rows) == (400, 0)
 
 
 def test_with_a_holdout_the_report_is_about_rows_that_training_never_saw(tiny: Bundle) -> None:
     report, lineage = tiny.manifest.report, tiny.manifest.lineage
     assert not report.in_sample
-    assert report.notes == []
+    assert not any("holdout 0" in note for note in report.notes)
     assert report.rows <= lineage.holdout_rows
     assert lineage.train_rows + lineage.holdout_rows == 400
     assert abs(lineage.holdout_rows - 80) <= 10
@@ -195,6 +220,9 @@ def test_with_a_holdout_the_report_is_about_rows_that_training_never_saw(tiny: B
 
 def test_a_measure_stands_between_a_floor_and_a_ceiling(tiny: Bundle) -> None:
     measure = tiny.manifest.report.measures["c2st"]
+    assert measure.floor is not None
+    assert measure.ceiling is not None
+    assert measure.spread is not None
     assert measure.ceiling < measure.floor  # shuffled columns are the easiest to tell from wine
     assert measure.ceiling < measure.value < 1
     assert 0 < measure.spread < 0.2
@@ -204,7 +232,7 @@ def test_a_classifier_reports_that_nothing_was_measured(classifier: Finished) ->
     manifest = unpack(classifier.bundle).manifest
     assert manifest.report.measures == {}
     assert manifest.report.notes == ["method 'classifier' does not generate wines: nothing was measured"]
-    assert manifest.calibration is None
+    assert manifest.calibrations == {}
 
 
 def test_no_part_tells_where_it_was_made(tiny: Bundle) -> None:
@@ -213,7 +241,7 @@ def test_no_part_tells_where_it_was_made(tiny: Bundle) -> None:
 
 
 def test_each_method_leaves_its_parts(tiny: Bundle, classifier: Finished) -> None:
-    assert set(tiny.parts) == {GENERATOR, DISCRIMINATOR, CLASSIFIER, CLASSIFIER_WEIGHTS}
+    assert set(tiny.parts) == {GENERATOR, DISCRIMINATOR, CRITIC, CLASSIFIER, CLASSIFIER_WEIGHTS}
     assert set(unpack(classifier.bundle).parts) == {CLASSIFIER, CLASSIFIER_WEIGHTS}
     assert set(METHODS) == set(params.METHODS) == {"gan", "classifier"}
 

@@ -15,9 +15,15 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from app import datasets, migrations, registry
+from app import datasets, jobs, migrations, registry
 from app.db import Database, metadata
 from app.errors import DatabaseNotReady
+from app.jobs import Verdict
+
+JOB_OF_0001 = sa.text(
+    "INSERT INTO jobs (id, method, dataset_id, params, seed, priority, promote, warnings, state, attempt, failures, run_after, progress, metrics, "
+    "verdict, created_at) VALUES (:id, 'gan', 'starter', '{}', 1, 0, 'auto', '[]', 'succeeded', 1, 0, 0, 1, '{}', :verdict, 0)"
+)
 
 
 def tables(db: Database) -> set[str]:
@@ -51,6 +57,26 @@ def test_downgrading_takes_every_table_away(database_url: str) -> None:
         migrations.downgrade(db, "base")
 
         assert tables(db) == set()
+
+
+def test_a_verdict_in_words_goes_up_to_one_with_evidence_and_comes_down_again(database_url: str) -> None:
+    sentences = {"a": "promoted: c2st 0.56", "b": "not promoted: promote was 'never'", "c": None}
+    select = sa.text("SELECT id, verdict FROM jobs ORDER BY id")
+    with closing(Database(database_url)) as db:
+        migrations.upgrade(db, "0001")
+        datasets.install_starter(db)
+        with db.write() as tx:
+            tx.execute(JOB_OF_0001, [{"id": job, "verdict": verdict} for job, verdict in sentences.items()])
+
+        migrations.upgrade(db)
+
+        with db.read() as tx:
+            assert [jobs.get(tx, job).verdict for job in sentences] == [Verdict(True, sentences["a"] or ""), Verdict(False, sentences["b"] or ""), None]
+
+        migrations.downgrade(db, "0001")
+
+        with db.read() as tx:
+            assert {row.id: row.verdict for row in tx.execute(select)} == sentences
 
 
 def test_two_processes_that_start_at_once_migrate_once(database_url: str) -> None:

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.engine import Connection
 
 from app import jobs, registry
 from app.bundle import GENERATOR, Bundle, Measure, pack, unpack
 from app.db import Database, models
 from app.errors import BundleInvalid, Conflict, NotFound
-from app.jobs import Promote, Request
+from app.jobs import Comparison, Promote, Request, Verdict
+
+EVEN = {"c2st": 0.6, "tstr_r2": 0.3, "dcr_closer_to_train": 0.55, "near_copies": 0.05}  # the champion of most tests
+CEILING = {"c2st": 0.53, "tstr_r2": 0.37, "dcr_closer_to_train": 0.5, "near_copies": 0.05}
 
 
-def with_c2st(bundle: Bundle, value: float, *, spread: float = 0.01, in_sample: bool = False) -> Bundle:
-    """The same model with another report."""
-    measure = Measure(value=value, spread=spread, floor=0.97, ceiling=0.5)
-    report = bundle.manifest.report.model_copy(update={"measures": {"c2st": measure}, "in_sample": in_sample})
+def measured(bundle: Bundle, values: Mapping[str, float] = MappingProxyType({}), *, spread: float | None = 0.03, in_sample: bool = False) -> Bundle:
+    """The same model with another report: the champion's values, but for those given."""
+    measures = {name: Measure(value=value, spread=spread, floor=0.97, ceiling=CEILING[name]) for name, value in {**EVEN, **values}.items()}
+    report = bundle.manifest.report.model_copy(update={"measures": measures, "in_sample": in_sample})
     return unpack(pack(bundle.manifest.model_copy(update={"report": report}), bundle.parts))
+
+
+def judged(db: Database, challenger: Bundle, promote: Promote = "auto") -> Verdict:
+    """The verdict on a model that has just been trained."""
+    with db.write() as tx:
+        return registry.judge(tx, challenger, promote)
 
 
 def publish(db: Database, bundle: Bundle, *, champion: bool = False) -> None:
@@ -46,7 +59,7 @@ def test_a_job_registers_exactly_one_model(db: Database, tiny: Bundle) -> None:
         job = jobs.enqueue(tx, Request(method="gan", dataset_id="starter", params={}, seed=1))
         registry.publish(tx, tiny, b"bytes", job_id=job.id)
 
-    other = with_c2st(tiny, 0.6)
+    other = measured(tiny)
     with pytest.raises(sa.exc.IntegrityError), db.write() as tx:
         registry.publish(tx, other, b"other bytes", job_id=job.id)
 
@@ -60,7 +73,7 @@ def test_finishing_and_publishing_happen_together_or_not_at_all(db: Database, ti
 
     def finish_and_publish() -> None:
         with db.write() as tx:
-            jobs.finish(tx, job.lease, model_id=tiny.id, verdict="")
+            jobs.finish(tx, job.lease, model_id=tiny.id, verdict=Verdict(False, ""))
             registry.publish(tx, tiny, tiny_bundle, job_id=job.id)
 
     with pytest.raises(sa.exc.IntegrityError):
@@ -105,59 +118,148 @@ def test_the_starter_is_installed_once_and_becomes_champion(db: Database) -> Non
 
 
 def test_the_first_model_becomes_champion(db: Database, tiny: Bundle) -> None:
-    with db.read() as tx:
-        assert registry.judge(tx, with_c2st(tiny, 0.9), "auto").promote
+    assert judged(db, measured(tiny, {"c2st": 0.9})) == Verdict(True, "promoted: there was no champion to compare with")
 
 
-@pytest.mark.parametrize(("value", "promoted"), [(0.585, True), (0.595, False), (0.6, False), (0.7, False)])
-def test_a_challenger_must_beat_the_champion_by_more_than_its_spread(db: Database, tiny: Bundle, value: float, promoted: bool) -> None:
-    publish(db, with_c2st(tiny, 0.6), champion=True)
+BETTER = {"c2st": 0.55, "tstr_r2": 0.35, "dcr_closer_to_train": 0.505}  # by more than 0.0424, the spread of both together
+WORSE = {"c2st": 0.65, "tstr_r2": 0.25, "dcr_closer_to_train": 0.6, "near_copies": 0.1}
 
-    with db.read() as tx:
-        verdict = registry.judge(tx, with_c2st(tiny, value, spread=0.01), "auto")
 
-    assert verdict.promote is promoted
-    assert f"c2st {value:.4f} (spread 0.0100) against the champion's 0.6000" in verdict.reason
+@pytest.mark.parametrize("name", BETTER)
+def test_better_in_one_measure_and_even_in_the_rest_promotes(db: Database, tiny: Bundle, name: str) -> None:
+    publish(db, measured(tiny), champion=True)
+
+    verdict = judged(db, measured(tiny, {name: BETTER[name]}))
+
+    assert verdict.promoted
+    assert {c.metric: c.outcome for c in verdict.gate} == dict.fromkeys(EVEN, "even") | {name: "better"}
+
+
+@pytest.mark.parametrize("name", WORSE)
+def test_worse_in_one_measure_is_not_made_good_by_all_others(db: Database, tiny: Bundle, name: str) -> None:
+    publish(db, measured(tiny), champion=True)
+
+    verdict = judged(db, measured(tiny, BETTER | {name: WORSE[name]}))
+
+    assert not verdict.promoted
+    assert {c.metric: c.outcome for c in verdict.gate}[name] == "worse"
+    assert verdict.reason.startswith(f"not promoted: worse than the champion in {name} (")
+    assert "though better in " in verdict.reason
+
+
+@pytest.mark.parametrize("value", [0.56, 0.6, 0.64])
+def test_a_difference_within_the_spread_of_both_is_none(db: Database, tiny: Bundle, value: float) -> None:
+    publish(db, measured(tiny), champion=True)  # 0.6 and 0.56 are more than one spread apart, but not more than both together
+
+    verdict = judged(db, measured(tiny, {"c2st": value}))
+
+    assert not verdict.promoted
+    assert {c.outcome for c in verdict.gate} == {"even"}
+
+
+@pytest.mark.parametrize("lucky", [{"c2st": 0.4}, {"dcr_closer_to_train": 0.4}, {"near_copies": 0.0}])
+def test_beyond_the_best_there_is_nothing_is_won_or_lost(db: Database, tiny: Bundle, lucky: dict[str, float]) -> None:
+    best = {"c2st": 0.5, "dcr_closer_to_train": 0.5, "near_copies": 0.05}
+    publish(db, measured(tiny, best, spread=0.001), champion=True)
+    assert {c.outcome for c in judged(db, measured(tiny, best | lucky, spread=0.001)).gate} == {"even"}
+
+    publish(db, measured(tiny, best | lucky, spread=0.001), champion=True)
+    assert {c.outcome for c in judged(db, measured(tiny, best, spread=0.001)).gate} == {"even"}
+
+
+def test_near_copies_may_be_as_many_as_among_unseen_real_wines_or_as_the_champion_s(db: Database, tiny: Bundle) -> None:
+    publish(db, measured(tiny, {"near_copies": 0.08}, spread=0.001), champion=True)
+
+    outcomes = [judged(db, measured(tiny, {"near_copies": share}, spread=0.001)).gate[-1].outcome for share in (0.05, 0.079, 0.08, 0.09)]
+
+    assert outcomes == ["better", "even", "even", "worse"]
+
+
+shares = st.floats(0, 1)
+
+
+@given(st.tuples(shares, shares), st.tuples(shares, shares), st.floats(0, 0.1))
+def test_of_two_models_each_is_better_where_the_other_is_worse_and_never_both_champion(
+    first: tuple[float, float], second: tuple[float, float], spread: float
+) -> None:
+    here, there = (
+        [registry.compare(gate, *(Measure(value=pair[i % 2], spread=spread, ceiling=0.05) for pair in order)) for i, gate in enumerate(registry.GATE)]
+        for order in ((first, second), (second, first))
+    )
+    mirrored = {"better": "worse", "worse": "better", "even": "even"}
+    assert [c.outcome for c in here if c] == [mirrored[c.outcome] for c in there if c]
+
+
+def test_the_verdict_has_the_figures_that_it_rests_on(db: Database, tiny: Bundle) -> None:
+    publish(db, champion := measured(tiny, spread=0.003), champion=True)
+
+    verdict = judged(db, measured(tiny, {"c2st": 0.5801}, spread=0.004))
+
+    assert verdict.champion == champion.id
+    assert verdict.gate[0] == Comparison("c2st", challenger=0.5801, champion=0.6, spread=0.005, outcome="better")
+    assert [c.metric for c in verdict.gate] == ["c2st", "tstr_r2", "dcr_closer_to_train", "near_copies"]
+    assert verdict.reason == "promoted: better than the champion in c2st (0.5801 against 0.6000, spread 0.0050), worse in nothing that the gate compares"
 
 
 def test_a_report_on_training_rows_promotes_nobody(db: Database, tiny: Bundle) -> None:
-    publish(db, with_c2st(tiny, 0.6), champion=True)
+    publish(db, measured(tiny), champion=True)
 
-    with db.read() as tx:
-        verdict = registry.judge(tx, with_c2st(tiny, 0.5, in_sample=True), "auto")
+    verdict = judged(db, measured(tiny, {"c2st": 0.5}, in_sample=True))
 
-    assert not verdict.promote
+    assert (verdict.promoted, verdict.gate) == (False, ())
     assert "in-sample" in verdict.reason
+
+
+def test_what_was_not_measured_repeatedly_is_not_compared(db: Database, tiny: Bundle) -> None:
+    publish(db, measured(tiny), champion=True)
+    unrepeated = measured(tiny, {"c2st": 0.5}, spread=None)
+
+    verdict = judged(db, unrepeated)
+
+    assert (verdict.promoted, verdict.gate) == (False, ())
+    assert verdict.reason.startswith("not promoted: c2st, tstr_r2, dcr_closer_to_train, near_copies and its spread are not in both reports")
 
 
 @pytest.mark.parametrize("promote", ["auto", "always"])
 def test_a_model_that_does_not_pour_is_never_champion(db: Database, tiny: Bundle, promote: Promote) -> None:
     parts = {name: part for name, part in tiny.parts.items() if name != GENERATOR}
 
-    with db.write() as tx:
-        verdict = registry.judge(tx, replace(tiny, parts=parts), promote)
-
-    assert not verdict.promote
-    assert verdict.reason == "not promoted: it does not generate wines, and a champion must pour"
+    assert judged(db, replace(tiny, parts=parts), promote).reason == "not promoted: it does not generate wines, and a champion must pour"
 
 
-@pytest.mark.parametrize("other", [{"dataset_sha256": "another"}, {"params": {"holdout": 0.2, "split_seed": 1}}, {"params": {"holdout": 0.3, "split_seed": 0}}])
-def test_reports_of_other_rows_are_no_match(db: Database, tiny: Bundle, other: dict[str, Any]) -> None:
-    publish(db, with_c2st(tiny, 0.6), champion=True)
-    better = with_c2st(tiny, 0.5)
+@pytest.mark.parametrize(
+    ("other", "differing"),
+    [
+        ({"dataset_sha256": "another"}, "dataset_sha256"),
+        ({"params": {"holdout": 0.2, "split_seed": 1}}, "split_seed"),
+        ({"params": {"holdout": 0.3, "split_seed": 0}}, "holdout"),
+    ],
+)
+def test_reports_of_other_rows_are_no_match(db: Database, tiny: Bundle, other: dict[str, Any], differing: str) -> None:
+    publish(db, measured(tiny), champion=True)
+    better = measured(tiny, {"c2st": 0.5})
     lineage = better.manifest.lineage.model_copy(update=other)
     elsewhere = replace(better, manifest=better.manifest.model_copy(update={"lineage": lineage}))
 
-    with db.write() as tx:
-        verdict = registry.judge(tx, elsewhere, "auto")
+    verdict = judged(db, elsewhere)
 
-    assert not verdict.promote
-    assert "measured on other rows" in verdict.reason
+    assert (verdict.promoted, verdict.gate) == (False, ())
+    assert f"the champion was measured otherwise ({differing} differ)" in verdict.reason
+
+
+def test_reports_of_two_protocols_are_no_match(db: Database, tiny: Bundle) -> None:
+    publish(db, measured(tiny), champion=True)
+    better = measured(tiny, {"c2st": 0.5})
+    report = better.manifest.report.model_copy(update={"protocol": 99})
+
+    verdict = judged(db, replace(better, manifest=better.manifest.model_copy(update={"report": report})))
+
+    assert "(protocol differ)" in verdict.reason
 
 
 def test_of_two_models_that_finish_together_the_second_meets_the_first(db: Database, tiny: Bundle) -> None:
-    publish(db, with_c2st(tiny, 0.6), champion=True)
-    best, good = with_c2st(tiny, 0.5), with_c2st(tiny, 0.55)
+    publish(db, measured(tiny), champion=True)
+    best, good = measured(tiny, {"c2st": 0.5}), measured(tiny, {"c2st": 0.55})
     first_judged, second_started = threading.Event(), threading.Event()
 
     def finish_first() -> None:
@@ -183,9 +285,9 @@ def promoted(tx: Connection, bundle: Bundle) -> bool:
     """What a supervisor does when a training is over."""
     verdict = registry.judge(tx, bundle, "auto")
     registry.publish(tx, bundle, pack(bundle.manifest, bundle.parts), job_id=None)
-    if verdict.promote:
+    if verdict.promoted:
         registry.point(tx, registry.CHAMPION, bundle.id, reason=verdict.reason)
-    return verdict.promote
+    return verdict.promoted
 
 
 def test_a_classifier_that_may_have_seen_the_holdout_starts_nothing(db: Database, tiny: Bundle) -> None:
@@ -208,7 +310,7 @@ def test_a_newer_starter_takes_over_from_an_older_one_but_not_from_a_trained_mod
 
     with db.write() as tx:
         jobs.enqueue(tx, Request(method="gan", dataset_id="starter", params={}, seed=1))
-        trained = with_c2st(tiny, 0.7)
+        trained = measured(tiny, {"c2st": 0.7})
         registry.publish(tx, trained, tiny_bundle, job_id=jobs.page(tx, state=None, limit=1, offset=0)[0].id)
         registry.point(tx, registry.CHAMPION, trained.id, reason="test")
         registry.install_starter(tx)
@@ -216,8 +318,23 @@ def test_a_newer_starter_takes_over_from_an_older_one_but_not_from_a_trained_mod
 
 
 def test_who_asks_for_it_decides_the_promotion(db: Database, tiny: Bundle) -> None:
-    publish(db, with_c2st(tiny, 0.6), champion=True)
+    publish(db, measured(tiny), champion=True)
+
+    assert judged(db, measured(tiny, {"c2st": 0.9}), "always").promoted
+    assert not judged(db, measured(tiny, {"c2st": 0.5}), "never").promoted
+
+
+def test_the_verdict_is_kept_with_the_job_and_shown_with_its_model(db: Database, tiny: Bundle) -> None:
+    publish(db, measured(tiny), champion=True)
+    better = measured(tiny, {"c2st": 0.5})
+    verdict = judged(db, better)
+    with db.write() as tx:
+        jobs.enqueue(tx, Request(method="gan", dataset_id="starter", params={}, seed=1))
+        job = jobs.claim(tx, worker="a", lease_s=60)
+        assert job is not None
+        jobs.finish(tx, job.lease, model_id=better.id, verdict=verdict)
+        registry.publish(tx, better, b"bytes", job_id=job.id)
 
     with db.read() as tx:
-        assert registry.judge(tx, with_c2st(tiny, 0.9), "always").promote
-        assert not registry.judge(tx, with_c2st(tiny, 0.5), "never").promote
+        assert jobs.get(tx, job.id).verdict == registry.get(tx, better.id).verdict == verdict
+        assert [model.verdict for model in registry.page(tx, limit=2, offset=0)].count(verdict) == 1

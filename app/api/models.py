@@ -1,27 +1,120 @@
-"""The registry over HTTP."""
+"""The registry over HTTP: models, their reports, their bundles, and the real rows behind them."""
 
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 
-from app import registry
-from app.api.schemas import ModelView, Name, Page
+from app import datasets, registry
+from app.api.answers import FOR_EVER, REVALIDATE, conditional, preferred
+from app.api.report_page import render
+from app.api.samples import FORMATS
+from app.api.schemas import ModelSummary, ModelView, Name, Page, ReportLineage, ReportQuery, ReportView, Row, RowsQuery
 from app.api.services import UseServices
+from app.bundle import digest
+from app.errors import BundleInvalid, Conflict, DatasetUnavailable, NotFound
+from app.formats import CHUNKS, CSV, JSON
+from app.split import Split, split
+from app.tables import read_csv
 
 router = APIRouter(tags=["models"])
 
+HTML = "text/html"
+REPORT_FORMATS = {"json": JSON, "html": HTML}
+ZIP = "application/zip"
+NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'"  # the page needs nothing but its own style
+
+_SAME: dict[str, object] = {"description": "the bytes that If-None-Match names"}
+_STRING = {"schema": {"type": "string"}}
+_REPORT: dict[int | str, dict[str, object]] = {200: {"model": ReportView, "content": {HTML: _STRING}}, 304: _SAME}
+_BUNDLE: dict[int | str, dict[str, object]] = {200: {"content": {ZIP: {"schema": {"type": "string", "format": "binary"}}}}, 304: _SAME}
+_ROWS: dict[int | str, dict[str, object]] = {
+    200: {"content": {JSON: {"schema": {"type": "array", "items": Row.model_json_schema()}}, CSV: _STRING}},
+    304: _SAME,
+}
+
 
 @router.get("/models")
-def list_models(page: Annotated[Page, Query()], use: UseServices) -> list[ModelView]:
-    """Registered models, newest first."""
+def list_models(page: Annotated[Page, Query()], use: UseServices) -> list[ModelSummary]:
+    """Registered models, newest first, with what was measured of each."""
     with use.db.read() as tx:
-        return [ModelView.model_validate(model) for model in registry.page(tx, limit=page.limit, offset=page.offset)]
+        return [ModelSummary.model_validate(model) for model in registry.page(tx, limit=page.limit, offset=page.offset)]
 
 
 @router.get("/models/{name}")
 def show_model(name: Name, use: UseServices) -> ModelView:
-    """A model by its id or an alias: its report and its lineage."""
+    """A model by its id or an alias: its measures, its lineage, and the verdict on it."""
     with use.db.read() as tx:
         return ModelView.model_validate(registry.get(tx, name))
+
+
+@router.get("/models/{name}/report", responses=_REPORT, response_class=Response)
+def show_report(name: Name, asked: Annotated[ReportQuery, Query()], request: Request, use: UseServices) -> Response:
+    """The whole report of a model as JSON, or as a page to read: `format=html`, or what a browser asks for by itself."""
+    media_type = REPORT_FORMATS[asked.format] if asked.format else preferred(request.headers.get("accept", "*/*"), REPORT_FORMATS.values())
+    with use.db.read() as tx:
+        model = registry.get(tx, name)
+    report = _report(model)
+    body = render(report) if media_type == HTML else report.model_dump_json()
+    headers = _about(model) | {"Cache-Control": REVALIDATE} | ({"Content-Security-Policy": NO_SCRIPTS} if media_type == HTML else {})
+    return conditional(request, body.encode(), media_type=media_type, headers=headers)
+
+
+@router.get("/models/{name}/bundle", responses=_BUNDLE, response_class=Response)
+def download_bundle(name: Name, request: Request, use: UseServices) -> Response:
+    """The model itself: ONNX graphs and a JSON manifest in a zip. Its `ETag` is its SHA-256."""
+    with use.db.read() as tx:
+        model = registry.get(tx, name)
+        data = registry.content(tx, model.id)
+    if (found := digest(data)) != model.sha256:
+        raise BundleInvalid(f"model {model.id} can't be downloaded: it was damaged where it is stored (expected SHA-256 {model.sha256}, found {found})")
+    headers = {"Cuvee-Model": model.id, "Content-Disposition": f'attachment; filename="{model.id}.cuvee"', "Cache-Control": _cache(name, model)}
+    return conditional(request, data, media_type=ZIP, headers=headers)
+
+
+@router.get("/models/{name}/rows", responses=_ROWS, response_class=Response)
+def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: Request, use: UseServices) -> Response:
+    """The real rows that a model was trained on, or those that it never saw and its report was measured on (where a wine counts once)."""
+    media_type = FORMATS[asked.format] if asked.format else preferred(request.headers.get("accept", "*/*"), FORMATS.values())
+    with use.db.read() as tx:
+        model = registry.get(tx, name)
+    rows = _rows(model, use)
+    if asked.part == "holdout" and len(rows.holdout) == 0:
+        raise Conflict(f"model {model.id} held no rows out: its report was measured on its training rows, part=train")
+    body = b"".join(CHUNKS[media_type]([rows.train if asked.part == "train" else rows.holdout]))
+    pinned = urlencode({"part": asked.part, "format": next(short for short, known in FORMATS.items() if known == media_type)})
+    headers = _about(model) | {"Cache-Control": _cache(name, model), "Content-Location": f"/models/{model.id}/rows?{pinned}"}
+    return conditional(request, body, media_type=media_type, headers=headers)
+
+
+def _report(model: registry.Model) -> ReportView:
+    lineage = {**model.lineage["params"], **model.lineage}
+    essentials = {field: lineage[field] for field in ReportLineage.model_fields}
+    return ReportView.model_validate({**model.report, "model": model.id, "method": model.method, "lineage": essentials})
+
+
+def _rows(model: registry.Model, use: UseServices) -> Split:
+    """The split that the model was trained on; ``NotFound`` if its dataset can't be had here, ``Conflict`` if it is another by now."""
+    dataset_id, sha256, params = (model.lineage[key] for key in ("dataset_id", "dataset_sha256", "params"))
+    try:
+        dataset, _ = datasets.choose(use.db, use.settings, dataset_id)
+    except (NotFound, DatasetUnavailable) as error:
+        raise NotFound(f"the rows behind model {model.id} are not here: {error.detail}") from error
+    if dataset.sha256 != sha256:
+        raise Conflict(
+            f"the rows behind model {model.id} are not here: it was trained on another {dataset_id!r} (SHA-256 {sha256}) than this one ({dataset.sha256})"
+        )
+    with use.db.read() as tx:
+        wines = read_csv(datasets.content(tx, dataset.id)).wines
+    return split(wines, holdout=params["holdout"], seed=params["split_seed"])
+
+
+def _about(model: registry.Model) -> dict[str, str]:
+    return {"Cuvee-Model": model.id, "Vary": "Accept"}
+
+
+def _cache(name: str, model: registry.Model) -> str:
+    """An id stands for the same model for ever; an alias may move."""
+    return FOR_EVER if name == model.id else REVALIDATE

@@ -13,11 +13,12 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from app import noise
+from app.api.answers import FOR_EVER, REVALIDATE, has, preferred
 from app.api.schemas import Row, SampleQuery
 from app.api.services import Services, UseServices, warning_header
 from app.bundle import FORMAT
 from app.cellar import OpenModel
-from app.errors import Fault, InvalidInput, NotAcceptable
+from app.errors import Fault, InvalidInput
 from app.formats import CHUNKS, CSV, JSON
 from app.inference import arithmetic
 from app.sampler import Condition
@@ -25,7 +26,6 @@ from app.sampler import Condition
 router = APIRouter(tags=["samples"])
 
 STREAM_ABOVE = 20_000  # rows; smaller answers are made whole and say their length
-FOR_EVER = "public, max-age=31536000, immutable"
 FORMATS = {"json": JSON, "csv": CSV}
 
 _RESPONSES: dict[int | str, dict[str, object]] = {
@@ -71,44 +71,19 @@ async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use:
     if asked.n > use.settings.max_rows:
         detail = f"n: expected at most {use.settings.max_rows} rows in one answer, found {asked.n}; go on with offset"
         raise InvalidInput(detail, [Fault("/query/n", detail, expected=f"at most {use.settings.max_rows}", found=str(asked.n))])
-    media_type = FORMATS[asked.format] if asked.format else preferred(request.headers.get("accept", "*/*"))
+    media_type = FORMATS[asked.format] if asked.format else preferred(request.headers.get("accept", "*/*"), FORMATS.values())
     condition = Condition(tuple(sorted(set(asked.quality))), tuple(sorted(set(asked.type))))
     model, warnings = await use.pour(lambda: _open(use, asked.model, condition))
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
     pinned = _Pinned(model.bundle.id, seed, asked.offset, asked.n, condition, media_type)
     is_pinned = asked.seed is not None and asked.model == model.bundle.id
-    headers = _headers(pinned, warnings, cache=FOR_EVER if is_pinned else "no-cache")
-    if _has(request.headers.get("if-none-match", ""), pinned.etag):
+    headers = _headers(pinned, warnings, cache=FOR_EVER if is_pinned else REVALIDATE)
+    if has(request.headers.get("if-none-match", ""), pinned.etag):
         return Response(status_code=304, headers=headers)
     chunks = CHUNKS[media_type](model.sampler.blocks(condition, seed=seed, offset=asked.offset, n=asked.n))
     if asked.n > STREAM_ABOVE:
         return StreamingResponse(_poured(use, chunks), headers=headers, media_type=media_type)
     return Response(await use.pour(lambda: b"".join(chunks)), headers=headers, media_type=media_type)
-
-
-def _has(if_none_match: str, etag: str) -> bool:
-    """Whether the client holds these bytes already; a proxy that compresses marks a tag as weak (RFC 9110, 13.1.2)."""
-    return etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(",")) or if_none_match.strip() == "*"
-
-
-def preferred(accept: str) -> str:
-    """The media type that an Accept header likes best among ours, JSON first; ``NotAcceptable`` if it likes none."""
-    weights: dict[str, float] = {}
-    for entry in accept.split(","):
-        media_range, *parameters = (part.strip() for part in entry.split(";"))
-        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        weights[media_range.lower()] = float(quality) if quality.replace(".", "", 1).isdigit() else 0.0
-    best = max(CHUNKS, key=lambda ours: _weight(ours, weights))
-    if _weight(best, weights) <= 0:
-        detail = f"expected an Accept header with {' or '.join(CHUNKS)}, found {accept[:100]}"
-        raise NotAcceptable(detail, [Fault("/header/accept", detail, expected=" or ".join(CHUNKS), found=accept[:100])])
-    return best
-
-
-def _weight(media_type: str, weights: dict[str, float]) -> float:
-    """What the most specific range that covers the type says of it."""
-    group = media_type.split("/", maxsplit=1)[0] + "/*"
-    return next((weights[r] for r in (media_type, group, "*/*") if r in weights), 0.0)
 
 
 def _open(use: Services, name: str, condition: Condition) -> tuple[OpenModel, list[str]]:

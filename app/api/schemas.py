@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, computed_field, create_model, field_validator
 
 from app import jobs
+from app.bundle import Measure, Report
 from app.jobs import Promote
 from app.noise import MAX_ROW, MAX_SEED
 from app.params import METHODS
@@ -106,7 +107,20 @@ class ScoreRequest(Request):
 class ScoreView(BaseModel):
     """What a model thinks of one wine."""
 
-    p_real: float = Field(description="calibrated: the share of real wines among as many real and generated ones that look like this")
+    p_real: float = Field(ge=0, le=1, description="the critic's, or the discriminator's where the model has no critic")
+    discriminator: float | None = Field(
+        None, ge=0, le=1, description="the share of real wines among those and as many of the model's own rows; null: the model has no discriminator"
+    )
+    critic: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="the share of real wines among those and as many that are none, a third the model's own rows, half real wines with one to three columns "
+        "tampered with, a sixth columns shuffled; null: the model was trained on too few wines for a critic",
+    )
+    percentile: float | None = Field(
+        None, ge=0, le=1, description="the share of real wines, of those that the critic has not seen, that look less real to it; null: no critic"
+    )
     predicted_quality: int
 
 
@@ -121,6 +135,25 @@ class View(BaseModel):
     """What a client sees of a value of the core, read from its attributes; seconds since 1970 become ISO dates."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+class ComparisonView(View):
+    """One measure of a model beside the champion's."""
+
+    metric: str
+    challenger: float
+    champion: float
+    spread: float = Field(description="of the difference, one standard deviation; less than this is even")
+    outcome: jobs.Outcome
+
+
+class VerdictView(View):
+    """Whether a finished model became champion: better in one measure of the gate at least, worse in none, beyond the spread."""
+
+    promoted: bool
+    reason: str
+    champion: str | None = Field(description="the model that it met; null: none")
+    gate: list[ComparisonView] = Field(description="empty where nothing was compared: `reason` says why")
 
 
 class JobView(View):
@@ -144,7 +177,7 @@ class JobView(View):
     failures: int
     worker: str | None
     model_id: str | None
-    verdict: str | None = Field(description="whether the model became champion, and why")
+    verdict: VerdictView | None = Field(description="whether the model became champion, and why")
     error: str | None
     created_at: datetime
     started_at: datetime | None
@@ -152,9 +185,7 @@ class JobView(View):
     finished_at: datetime | None
 
 
-class ModelView(View):
-    """A registered model."""
-
+class _ModelHead(View):
     id: str
     method: str
     aliases: list[str]
@@ -163,8 +194,74 @@ class ModelView(View):
     created_at: datetime
     sha256: str
     size: int = Field(description="bytes of its bundle")
-    report: dict[str, Any]
+
+
+class ModelSummary(_ModelHead):
+    """A registered model in a list: what its report measured, without floors, ceilings and spreads."""
+
+    measures: dict[str, float]
+
+    @field_validator("measures", mode="before")
+    @classmethod
+    def _values(cls, measures: dict[str, dict[str, float]]) -> dict[str, float]:
+        return {name: measure["value"] for name, measure in measures.items()}
+
+
+class ModelView(_ModelHead):
+    """A registered model: what was measured of it, where it comes from, how it fared against the champion of its day."""
+
+    measures: dict[str, Measure]
     lineage: dict[str, Any]
+    verdict: VerdictView | None = Field(description="of the job that made it; null: it came with the package")
+
+    @computed_field(description="where its whole report is")  # type: ignore[prop-decorator]
+    @property
+    def report(self) -> str:
+        return f"/models/{self.id}/report"
+
+    @computed_field(description="where its bundle is")  # type: ignore[prop-decorator]
+    @property
+    def bundle(self) -> str:
+        return f"/models/{self.id}/bundle"
+
+
+class ReportLineage(BaseModel):
+    """What a report's numbers rest on: `GET /models/{model}/rows` shows the rows themselves."""
+
+    dataset_id: str
+    dataset_sha256: str
+    dataset_synthetic: bool
+    holdout: float = Field(description="share of rows that training never saw")
+    split_seed: int
+    seed: int
+    train_rows: int
+    holdout_rows: int
+    train_wall_s: float
+    train_cpu_s: float
+    device: str
+    code_version: str
+    warnings: list[str]
+
+
+class ReportView(Report):
+    """The whole report of a model."""
+
+    model: str
+    method: str
+    lineage: ReportLineage
+
+
+class ReportQuery(Request):
+    """How a report is shown."""
+
+    format: Literal["json", "html"] | None = Field(None, description="none: as the Accept header asks, else JSON")
+
+
+class RowsQuery(Request):
+    """Which of the real rows behind a model."""
+
+    part: Literal["train", "holdout"] = Field("holdout", description="what it was trained on, or what its report was measured on")
+    format: Literal["json", "csv"] | None = Field(None, description="none: as the Accept header asks, else JSON")
 
 
 class DatasetView(View):

@@ -1,0 +1,49 @@
+"""What answers have in common: the media type that the asker likes best, and tags that spare sending the same bytes twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from fastapi import Request, Response
+
+from app.errors import Fault, NotAcceptable
+
+FOR_EVER = "public, max-age=31536000, immutable"
+REVALIDATE = "no-cache"
+
+
+def conditional(request: Request, body: bytes, *, media_type: str, headers: Mapping[str, str]) -> Response:
+    """The body under a strong tag, its SHA-256; 304 and no body for who has it already."""
+    etag = f'"{hashlib.sha256(body).hexdigest()}"'
+    tagged = {**headers, "ETag": etag}
+    if has(request.headers.get("if-none-match", ""), etag):
+        return Response(status_code=304, headers=tagged)
+    return Response(body, headers=tagged, media_type=media_type)
+
+
+def has(if_none_match: str, etag: str) -> bool:
+    """Whether the client holds these bytes already; a proxy that compresses marks a tag as weak (RFC 9110, 13.1.2)."""
+    return etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(",")) or if_none_match.strip() == "*"
+
+
+def preferred(accept: str, offered: Iterable[str]) -> str:
+    """The media type that an Accept header likes best among those offered, the first of equals; ``NotAcceptable`` if it likes none."""
+    weights: dict[str, float] = {}
+    for entry in accept.split(","):
+        media_range, *parameters = (part.strip() for part in entry.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        weights[media_range.lower()] = float(quality) if quality.replace(".", "", 1).isdigit() else 0.0
+    ours = list(offered)
+    best = max(ours, key=lambda media_type: _weight(media_type, weights))
+    if _weight(best, weights) <= 0:
+        expected = " or ".join(ours)
+        detail = f"expected an Accept header with {expected}, found {accept[:100]}"
+        raise NotAcceptable(detail, [Fault("/header/accept", detail, expected=expected, found=accept[:100])])
+    return best
+
+
+def _weight(media_type: str, weights: dict[str, float]) -> float:
+    """What the most specific range that covers the type says of it."""
+    group = media_type.split("/", maxsplit=1)[0] + "/*"
+    return next((weights[r] for r in (media_type, group, "*/*") if r in weights), 0.0)
