@@ -30,7 +30,7 @@ from worker.assignment import Assignment
 from worker.pipeline import work
 from worker.training import Metrics
 
-TINY = {"channels": 4, "blocks": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
+TINY = {"channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
 BACKENDS = ("sqlite", "postgresql")
 
 # the environment of whoever runs the tests must not decide what they test

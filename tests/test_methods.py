@@ -53,7 +53,7 @@ def classifier(few_wines: Wines) -> Finished:
 @pytest.fixture(scope="module")
 def adopted(few_wines: Wines, classifier: Finished) -> Finished:
     """A GAN without holdout that started from that classifier, checkpointed whenever it could be."""
-    job = assignment(few_wines, steps=60, holdout=0, checkpoint_interval_s=0)
+    job = assignment(few_wines, steps=60, holdout=0, checkpoint_interval_s=0, blend=2, discriminators=2)
     given = unpack(classifier.bundle).parts[CLASSIFIER_WEIGHTS]
     return finish(replace(job, classifier=given, classifier_model="cellar-door", job_id="job-1", warnings=["synthetic"]))
 
@@ -117,8 +117,8 @@ def test_a_gan_resumed_from_any_checkpoint_has_the_weights_of_an_uninterrupted_o
 
 def test_a_checkpoint_may_be_taken_after_every_step_of_what_is_not_done_again(rows: TrainingSet) -> None:
     run = Recorder()
-    train(rows, run, classifier_steps=40)
-    assert len(run.metrics) == 140  # 40 steps of each game's classifier, 60 of both games
+    train(rows, run, classifier_steps=40, blend=2, discriminators=2)
+    assert len(run.metrics) == 220  # 40 steps of each discriminator's classifier, 60 of both games
     assert len(run.states) == 60
 
 
@@ -141,7 +141,7 @@ def test_another_seed_gives_other_weights(rows: TrainingSet) -> None:
 def test_every_loss_trains_all_networks_to_finite_weights(rows: TrainingSet, loss: str) -> None:
     run = Recorder()
     trained = train(rows, run, loss=loss)
-    assert len(run.metrics) == 70  # 5 steps of each game's classifier, 60 of both games
+    assert len(run.metrics) == 65  # 5 steps of the classifier, 60 of the game
     assert all(math.isfinite(value) for metrics in run.metrics for value in metrics.values())
     assert all(bool(torch.isfinite(weight).all()) for net in nets(trained) for weight in net.state_dict().values())
 
@@ -260,7 +260,7 @@ def test_lineage_is_enough_to_train_the_model_again(few_wines: Wines, adopted: F
     assert lineage.dataset_id == "test"
     assert lineage.dataset_sha256 == digest(csv_of(few_wines))
     assert lineage.dataset_synthetic
-    assert lineage.params == params.resolve("gan", TINY | {"steps": 60, "holdout": 0}).model_dump()
+    assert lineage.params == params.resolve("gan", TINY | {"steps": 60, "holdout": 0, "blend": 2, "discriminators": 2}).model_dump()
     assert lineage.seed == 0
     assert lineage.code_version == app.__version__
     assert lineage.torch_version == torch.__version__
