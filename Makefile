@@ -27,7 +27,7 @@ lock: ## pin the newest versions of everything in constraints.txt
 	# the suffix of a local torch build (2.13.0+cpu) is dropped, so that every index has what is pinned
 	build/lock/bin/pip freeze --all --exclude pip --exclude cuvee | sed 's/+cpu$$//' > constraints.txt
 
-starter: $(VENV)/.run ## train the starter model again and pour its dataset (five minutes)
+starter: $(VENV)/.run ## train the starter model again and pour its dataset (eight minutes)
 	$(BIN)/python scripts/pour_starter.py
 
 clean: ## forget the environment; data under var/ stays

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app import noise
 from app.errors import BundleInvalid
 from app.wine import NAMES
 
@@ -210,4 +211,6 @@ def _manifest(raw: bytes | None) -> Manifest:
         raise BundleInvalid(f"{MANIFEST} is damaged or of an unknown version: {error.error_count()} faults, first {error.errors()[0]}") from error
     if manifest.format != FORMAT or manifest.columns != list(NAMES):
         raise BundleInvalid(f"expected bundle format {FORMAT} with columns {list(NAMES)}, found format {manifest.format} with {manifest.columns}")
+    if manifest.noise_layout != noise.LAYOUT:
+        raise BundleInvalid(f"expected noise layout {noise.LAYOUT}, found {manifest.noise_layout}: the model would pour other rows than it did; train it again")
     return manifest

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import Fault, InvalidInput
 from app.faults import faults_of
+from app.wine import NAMES
+
+MAX_WEIGHTS = 20_000_000  # of all networks of a training: a checkpoint holds each three times, every few seconds
 
 
 class Params(BaseModel):
@@ -15,7 +18,7 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    preset: Literal["quick", "default"] = Field("default", description="starting values; whatever else is given replaces its part of them")
+    preset: Literal["quick", "default", "best"] = Field("default", description="starting values; whatever else is given replaces its part of them")
     holdout: float = Field(0.2, ge=0, le=0.5, description="share of rows that training never sees; 0 makes the report in-sample")
     split_seed: int = Field(0, ge=0, lt=2**32, description="which rows the holdout gets")
 
@@ -56,6 +59,15 @@ class GanParams(TrunkParams):
     noise_until: float = Field(0.7, ge=0, le=1, description="share of the steps after which that noise is gone")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged generator that is served")
     recalibrate: bool = Field(True, description="give the generated rows the marginals of the training rows")
+
+    @model_validator(mode="after")
+    def _fits_into_a_checkpoint(self) -> Self:
+        trunk = len(NAMES) * self.channels * self.hidden + self.hidden**2 + 10 * self.blocks * self.channels**2  # kernels of 5, two a block
+        weights = self.blend * (self.discriminators + 1) * trunk
+        if weights > MAX_WEIGHTS:
+            found = f"expected at most {MAX_WEIGHTS} weights in all, found about {weights}"
+            raise ValueError(f"blend, discriminators, channels, blocks and hidden: {found}; make one of them smaller")
+        return self
 
 
 METHODS: dict[str, type[Params]] = {"gan": GanParams, "classifier": ClassifierParams}

@@ -25,12 +25,13 @@ STARTER = "starter.cuvee"
 class GateMeasure:
     """A measure that decides on promotion. What lies beyond ``best`` is luck, not merit, and counts as ``best``.
 
-    ``best`` None: the measure's own ceiling, which is the rate of real wines.
+    ``real_is_best``: the ceiling, what real wines of the same holdout reach, is the best where it was measured.
     """
 
     name: str
     lower_is_better: bool
     best: float | None
+    real_is_best: bool = False
 
     def shortfall(self, value: float, *, best: float) -> float:
         """How far the value is from the best, in the measure's unit; 0 at the best and beyond."""
@@ -41,8 +42,8 @@ class GateMeasure:
 GATE = (
     GateMeasure("c2st", lower_is_better=True, best=0.5),
     GateMeasure("tstr_r2", lower_is_better=False, best=1.0),
-    GateMeasure("dcr_closer_to_train", lower_is_better=True, best=0.5),
-    GateMeasure("near_copies", lower_is_better=True, best=None),
+    GateMeasure("dcr_closer_to_train", lower_is_better=True, best=0.5, real_is_best=True),
+    GateMeasure("near_copies", lower_is_better=True, best=None, real_is_best=True),
 )
 
 
@@ -174,7 +175,7 @@ def compare(gate: GateMeasure, challenger: Measure | None, champion: Measure | N
     """
     if challenger is None or champion is None or challenger.spread is None or champion.spread is None:
         return None
-    best = challenger.ceiling if gate.best is None else gate.best  # real wines of the same holdout: either report's ceiling is theirs
+    best = challenger.ceiling if gate.real_is_best and challenger.ceiling is not None else gate.best  # either report's ceiling is that of these rows
     if best is None:
         return None
     lead = gate.shortfall(champion.value, best=best) - gate.shortfall(challenger.value, best=best)

@@ -2,7 +2,7 @@
 
 usage: CUVEE_DATA_DIR=folder python scripts/pour_starter.py [--preset default] [--seed 0]
 
-Writes app/starter/starter.cuvee and app/starter/starter.csv. The default preset takes about five minutes of one core.
+Writes app/starter/starter.cuvee and app/starter/starter.csv. The default preset takes about eight minutes of one core.
 """
 
 from __future__ import annotations

@@ -6,14 +6,20 @@ import hashlib
 from html.parser import HTMLParser
 
 import httpx
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from app import datasets, registry
+from app import datasets, registry, uci
+from app.api.answers import preferred
+from app.api.models import BLOCK
 from app.api.report_page import render
+from app.api.samples import STREAM_ABOVE
 from app.api.schemas import ReportView
 from app.bundle import Bin, Bundle, Confusion, Discernment, Measure, Rate, Report, digest, pack, unpack
 from app.db import Database, models
+from app.db import datasets as stored
+from app.errors import NotAcceptable
 from app.split import split
 from app.tables import read_csv
 from app.wine import Wines
@@ -156,6 +162,24 @@ def test_a_browser_gets_a_page_and_a_program_json(api: httpx.Client, accept: str
     assert api.get("/models/champion/report", headers={"Accept": accept}).headers["content-type"] == media_type
 
 
+def test_an_empty_accept_header_likes_everything(api: httpx.Client) -> None:
+    assert preferred(" ", ["application/json", "text/html"]) == "application/json"
+    assert api.get("/models/champion/report", headers={"Accept": ""}).headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("weight", ["²", "-1", "nan", "1e3", "2", "0.1234", ".5", ""])
+def test_a_weight_that_is_none_is_no_liking(api: httpx.Client, weight: str) -> None:
+    assert preferred(f"text/csv;q={weight}, application/json;q=0.001", ["text/csv", "application/json"]) == "application/json"
+    with pytest.raises(NotAcceptable):
+        preferred(f"text/csv;q={weight}", ["text/csv", "application/json"])
+    assert api.get("/models/champion/report", headers={b"Accept": f"text/html;q={weight}".encode("latin-1")}).status_code == 406
+
+
+@pytest.mark.parametrize(("accept", "best"), [("a/b;q=0.2, c/d;Q=0.3", "c/d"), ("a/b;q=1.000, c/d;q=0.999", "a/b"), ("a/b;q=0., c/d;q=0.001", "c/d")])
+def test_the_greater_weight_is_liked_better(accept: str, best: str) -> None:
+    assert preferred(accept, ["a/b", "c/d"]) == best
+
+
 def test_a_report_in_a_format_that_there_is_not_is_refused_with_those_there_are(api: httpx.Client) -> None:
     answer = api.get("/models/champion/report", headers={"Accept": "image/png"})
     assert (answer.status_code, answer.json()["errors"][0]["expected"]) == (406, "application/json or text/html")
@@ -209,6 +233,25 @@ def test_the_page_shows_every_part_of_the_report(api: httpx.Client, model: Bundl
         "0.249",
     ):
         assert shown in words
+
+
+def test_the_page_says_of_each_judge_what_its_word_was_held_against(api: httpx.Client, model: Bundle) -> None:
+    view = ReportView.model_validate(api.get(f"/models/{model.id}/report").json())
+    both = view.model_copy(update={"judges": dict.fromkeys(("discriminator", "critic"), view.judges["discriminator"])})
+    words = Page(render(both)).words
+    assert "Brier score and reliability: on real wines that training never saw and on this model's own." in words
+    (of_the_critic,) = (word for word in words if "real wines that training never saw and on its mixture" in word)
+    assert "tampered with" in of_the_critic
+
+
+def test_a_page_about_training_rows_claims_no_unseen_wine(api: httpx.Client, model: Bundle) -> None:
+    view = ReportView.model_validate(api.get(f"/models/{model.id}/report").json())
+    names = ("c2st", "coverage", "tstr_r2", "tstr_qwk", "tstr_ratio", "exact_copies")
+    measured = {"in_sample": True, "measures": dict.fromkeys(names, Measure(value=0.5)), "plausibility": {"near_real_wines": Rate(generated=1, real=1)}}
+    text = " ".join(Page(render(view.model_copy(update=measured))).words)
+    assert "its own training wines" in text
+    assert "unseen" not in text
+    assert "never saw" not in text
 
 
 def test_the_page_shows_words_as_words(api: httpx.Client, model: Bundle) -> None:
@@ -270,6 +313,13 @@ def test_a_bundle_that_was_damaged_in_its_place_is_not_handed_out(api: httpx.Cli
     assert "was damaged where it is stored" in answer.json()["detail"]
 
 
+def test_who_has_the_bundle_already_makes_nobody_read_it(api: httpx.Client, sqlite_db: Database) -> None:
+    tag = api.get("/models/champion/bundle").headers["etag"]
+    with sqlite_db.write() as tx:
+        tx.execute(sa.update(models).values(bundle=b"damaged"))  # whoever reads it would say so
+    assert api.get("/models/champion/bundle", headers={"If-None-Match": tag}).status_code == 304
+
+
 @pytest.mark.parametrize("path", ["bundle", "rows?part=train"])
 def test_what_an_id_stands_for_may_be_kept_for_ever_what_an_alias_does_not(api: httpx.Client, sqlite_db: Database, model: Bundle, path: str) -> None:
     with sqlite_db.write() as tx:
@@ -301,11 +351,46 @@ def test_the_accept_header_chooses_the_format_of_the_rows(api: httpx.Client, mod
     assert api.get(f"/models/{model.id}/rows", headers={"Accept": "text/csv"}).headers["content-type"] == "text/csv; charset=utf-8"
 
 
-def test_rows_that_are_not_here_are_missed_with_where_to_get_them(api: httpx.Client) -> None:
-    answer = api.get("/models/champion/rows")  # the starter was trained on the original data, which can't be had here
+def test_who_has_the_rows_already_makes_nobody_parse_them(api: httpx.Client, sqlite_db: Database, model: Bundle) -> None:
+    tag = api.get(f"/models/{model.id}/rows").headers["etag"]
+    with sqlite_db.write() as tx:
+        tx.execute(sa.update(stored).values(content=b"no table"))  # whoever parses it fails
+    assert api.get(f"/models/{model.id}/rows", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_rows_of_another_part_format_or_split_have_another_tag(api: httpx.Client, sqlite_db: Database, model: Bundle, few_wines: Wines) -> None:
+    dataset = model.manifest.lineage.dataset_id
+    others = [publish(sqlite_db, model, dataset_id=dataset, dataset=csv_of(few_wines), **params) for params in ({"split_seed": 1}, {"holdout": 0.3})]
+    asked = [(model, "json", "train"), (model, "csv", "train"), (model, "json", "holdout"), *((other, "json", "train") for other in others)]
+    tags = {api.get(f"/models/{of.id}/rows", params={"format": name, "part": part}).headers["etag"] for of, name, part in asked}
+    assert len(tags) == len(asked)
+
+
+@pytest.mark.parametrize("count", [BLOCK + 1, STREAM_ABOVE + 1])
+def test_many_rows_come_whole_and_in_order(api: httpx.Client, sqlite_db: Database, model: Bundle, starter_wines: Wines, count: int) -> None:
+    many = csv_of(starter_wines.take(np.arange(count) % len(starter_wines)))
+    with sqlite_db.write() as tx:
+        tx.execute(sa.update(stored).where(stored.c.id == model.manifest.lineage.dataset_id).values(content=many, sha256=digest(many)))
+    own = publish(sqlite_db, model, dataset_id=model.manifest.lineage.dataset_id, dataset=many, holdout=0)
+    assert api.get(f"/models/{own.id}/rows?part=train&format=csv").content == many
+    assert len(api.get(f"/models/{own.id}/rows?part=train").json()) == count
+
+
+def test_rows_that_are_not_here_are_missed_with_what_brings_them(api: httpx.Client, sqlite_db: Database, tiny: Bundle) -> None:
+    answer = api.get("/models/champion/rows")  # the starter was trained on the original data, which nobody has trained on here
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:cuvee:not-found")
-    assert "are not here: the original UCI data can't be had from here" in answer.json()["detail"]
-    assert "Put the two files into a folder and name it in CUVEE_DATA_DIR" in answer.json()["detail"]
+    assert answer.json()["detail"].endswith("is not stored; POST /train with dataset 'uci' brings it")
+    uploaded = publish(sqlite_db, tiny, dataset_id="0123456789abcdef", dataset=b"rows of elsewhere")
+    assert api.get(f"/models/{uploaded.id}/rows").json()["detail"].endswith("is not stored; POST /datasets with the same rows brings them back")
+
+
+def test_asking_for_rows_fetches_nothing_and_stores_nothing(api: httpx.Client, sqlite_db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[object] = []
+    monkeypatch.setattr(uci, "fetch", fetched.append)
+    api.get("/models/champion/rows")
+    with sqlite_db.read() as tx:
+        assert [dataset.id for dataset in datasets.page(tx, limit=10, offset=0)] == ["starter"]
+    assert fetched == []
 
 
 def test_rows_of_a_dataset_that_is_another_by_now_are_refused_with_both_hashes(api: httpx.Client, sqlite_db: Database, tiny: Bundle) -> None:

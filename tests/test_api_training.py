@@ -14,6 +14,7 @@ import pytest
 from app import jobs
 from app.db import Database
 from app.jobs import Comparison, Verdict
+from app.params import PRESETS
 from app.settings import Settings
 from app.wine import Wines
 from tests.conftest import csv_of, serve
@@ -124,6 +125,19 @@ def test_params_that_are_named_are_kept(api: httpx.Client) -> None:
 def test_a_preset_fills_what_is_not_named(api: httpx.Client) -> None:
     params = train(api, params={"preset": "quick", "steps": 12})["params"]
     assert (params["preset"], params["steps"], params["classifier_steps"]) == ("quick", 12, 200)
+
+
+@pytest.mark.parametrize(("method", "preset"), [(method, preset) for method, presets in PRESETS.items() for preset in presets])
+def test_every_preset_is_taken_with_its_values(api: httpx.Client, method: str, preset: str) -> None:
+    found = train(api, method=method, params={"preset": preset})["params"]
+    assert found["preset"] == preset
+    assert PRESETS[method][preset].items() <= found.items()
+
+
+def test_networks_too_large_for_a_checkpoint_are_refused_before_anything_is_trained(api: httpx.Client) -> None:
+    answer = api.post("/train", json={"params": {"blend": 8, "discriminators": 8, "hidden": 2048, "channels": 256}})
+    assert answer.status_code == 422
+    assert "expected at most 20000000 weights" in answer.text
 
 
 def test_params_of_nothing_named_are_the_default_preset_s(api: httpx.Client) -> None:

@@ -114,6 +114,11 @@ def test_a_part_that_is_not_the_one_of_the_manifest_is_refused_with_both_hashes(
         unpack(container(content | {GENERATOR: b"another"}))
 
 
+def test_another_layout_of_the_noise_is_refused_since_its_rows_would_be_others(small: bytes) -> None:
+    with pytest.raises(BundleInvalid, match=r"expected noise layout \d+, found 999"):
+        unpack(with_manifest(small, lambda manifest: manifest.update(noise_layout=999)))
+
+
 def test_another_format_is_refused_with_both_numbers(small: bytes) -> None:
     with pytest.raises(BundleInvalid, match=r"expected bundle format 2 .* found format 3 "):
         unpack(with_manifest(small, lambda manifest: manifest.update(format=3)))

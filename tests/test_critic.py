@@ -172,6 +172,12 @@ def test_forty_different_wines_get_one(few_wines: Wines) -> None:
     assert len(critic_of(few, own=few).ranks) == 201
 
 
+def test_a_holdout_of_a_single_wine_is_enough_to_go_through(starter_wines: Wines) -> None:
+    alike = starter_wines.take(np.flatnonzero(~starter_wines.red & (starter_wines.quality == 6))[:200])
+    manifest = unpack(work(assignment(alike, holdout=0.005), Silent())).manifest
+    assert manifest.lineage.holdout_rows == 1
+
+
 def test_a_model_of_too_few_wines_has_a_discriminator_that_scores_and_its_report_says_why(starter_wines: Wines) -> None:
     few = starter_wines.take(np.flatnonzero(~starter_wines.red)[:38])
     bundle = unpack(work(assignment(few), Silent()))

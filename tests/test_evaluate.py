@@ -406,7 +406,7 @@ def test_without_holdout_the_report_is_in_sample_and_only_exact_copies_are_count
     poured = concatenate([fresh[0].take(slice(800)), train, fresh[1].take(slice(800))])
     report = evaluate.report(poured, Split(train, train.take(slice(0))))
     assert report.in_sample
-    assert report.notes[0] == "holdout 0: measured on the training rows themselves, so it flatters the model"
+    assert report.notes[0] == "no row was held out: measured on the training rows themselves, so it flatters the model"
     assert PRIVACY & report.measures.keys() == {"exact_copies"}
     assert report.measures["exact_copies"].value == pytest.approx(1 / 5)  # the middle one of five stretches
     assert report.measures["exact_copies"].ceiling is None
@@ -415,5 +415,17 @@ def test_without_holdout_the_report_is_in_sample_and_only_exact_copies_are_count
 def test_more_wines_than_can_be_compared_are_sampled_and_the_report_says_so(rows: Split, fresh: list[Wines], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "MAX_ROWS", 500)
     report = evaluate.report(concatenate(fresh), rows)
-    assert "measured on 500 random rows of 1500" in report.notes
+    assert f"measured on 500 random rows of 1500; copies were looked for among all {len(rows.train)} training rows" in report.notes
     assert 90 <= report.rows <= 100
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_copier_of_more_wines_than_can_be_compared_is_caught_in_full(rows: Split, monkeypatch: pytest.MonkeyPatch, held_out: bool) -> None:
+    monkeypatch.setattr(evaluate, "MAX_ROWS", 400)
+    real = rows if held_out else Split(rows.train, rows.train.take(slice(0)))
+    report = evaluate.report(bootstrap(rows.train, 1500, seed=1), real)
+    assert report.in_sample is not held_out
+    for measures in (report.measures, report.by_type["white"]):
+        assert {name: measures[name].value for name in ("exact_copies", "near_copies") if name in measures} == (
+            {"exact_copies": 1, "near_copies": 1} if held_out else {"exact_copies": 1}
+        )

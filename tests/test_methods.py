@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,13 +16,15 @@ from torch import nn
 import app
 from app import codec, params
 from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DISCRIMINATOR, GENERATOR, Bundle, Manifest, digest, unpack
+from app.noise import draw
 from app.params import GanParams
+from app.sampler import BLOCK
 from app.wine import Wines, concatenate
 from tests.conftest import TINY, Silent, assignment, csv_of
 from worker.assignment import Assignment
 from worker.checkpoint import weights
 from worker.methods import METHODS, gan
-from worker.nets import Discriminator
+from worker.nets import RUN, Discriminator
 from worker.pipeline import work
 from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
 
@@ -172,11 +175,18 @@ def test_several_discriminators_answer_with_their_mean(rows: TrainingSet) -> Non
 def test_the_generators_of_a_blend_pour_in_turn(rows: TrainingSet) -> None:
     blend = train(rows, Recorder(), blend=4).generator
     assert blend is not None
-    batch, latent = rows.batch(12, torch.Generator().manual_seed(0)), torch.randn(12, blend.latent, generator=torch.Generator().manual_seed(1))
+    batch, latent = rows.batch(8 * RUN, torch.Generator().manual_seed(0)), torch.randn(8 * RUN, blend.latent, generator=torch.Generator().manual_seed(1))
     poured = blend(latent, batch.condition)
-    for turn, generator in enumerate(blend.generators):
-        torch.testing.assert_close(poured[turn::4], generator(latent[turn::4], batch.condition[turn::4]))
-    assert not torch.allclose(poured[1::4], blend.generators[0](latent[1::4], batch.condition[1::4]))
+    for turn in range(8):
+        run = slice(turn * RUN, (turn + 1) * RUN)
+        torch.testing.assert_close(poured[run], blend.generators[turn % 4](latent[run], batch.condition[run]))
+        assert not torch.allclose(poured[run], blend.generators[(turn + 1) % 4](latent[run], batch.condition[run]))
+
+
+def test_each_generator_of_a_blend_gets_even_rows() -> None:
+    for seed in range(100):
+        runs = draw(seed, 0, BLOCK, dims=32).latent.reshape(-1, 4, RUN, 32)
+        assert np.abs(runs.mean((0, 2))).max() < 0.25  # with every fourth row instead of runs, .9
 
 
 def test_a_named_classifier_is_taken_over_as_it_is(classifier: Finished, adopted: Finished) -> None:
@@ -203,7 +213,7 @@ def test_a_classifier_of_another_shape_is_refused(few_wines: Wines, classifier: 
 def test_without_holdout_the_report_is_in_sample_and_says_so(adopted: Finished) -> None:
     manifest = unpack(adopted.bundle).manifest
     assert manifest.report.in_sample
-    assert manifest.report.notes[0] == "holdout 0: measured on the training rows themselves, so it flatters the model"
+    assert manifest.report.notes[0] == "no row was held out: measured on the training rows themselves, so it flatters the model"
     assert manifest.calibrations["discriminator"].in_sample
     assert not manifest.calibrations["critic"].in_sample  # it holds out wines of its own
     assert (manifest.lineage.train_rows, manifest.lineage.holdout_rows) == (400, 0)
@@ -212,7 +222,7 @@ def test_without_holdout_the_report_is_in_sample_and_says_so(adopted: Finished) 
 def test_with_a_holdout_the_report_is_about_rows_that_training_never_saw(tiny: Bundle) -> None:
     report, lineage = tiny.manifest.report, tiny.manifest.lineage
     assert not report.in_sample
-    assert not any("holdout 0" in note for note in report.notes)
+    assert not any("no row was held out" in note for note in report.notes)
     assert report.rows <= lineage.holdout_rows
     assert lineage.train_rows + lineage.holdout_rows == 400
     assert abs(lineage.holdout_rows - 80) <= 10

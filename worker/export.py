@@ -52,9 +52,9 @@ class _ToUniform(nn.Module):
 
 
 def generator_graph(generator: Blend) -> bytes:
-    """ONNX: latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]; rows a multiple of the number of generators."""
+    """ONNX: latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]; rows a multiple of its ``turns``."""
     net = _ToUniform(generator)
-    return _graph(net, {"latent": generator.latent, "condition": CONDITION}, "u", rows_in=len(generator.generators))
+    return _graph(net, {"latent": generator.latent, "condition": CONDITION}, "u", rows_in=generator.turns)
 
 
 def discriminator_graph(discriminator: Panel) -> bytes:

@@ -23,6 +23,7 @@ KERNEL = 5
 SLOPE = 0.2  # of LeakyReLU
 QUIET = 0.3  # factor on the weights of a residual branch's last layer, so that a block starts near the identity
 CLASSES = QUALITY_RANGE[1] - QUALITY_RANGE[0] + 1
+RUN = 16  # rows that one generator of a blend pours before the next: an aligned run of rows is even (app.sobol), every k-th row is not
 IMAGES = 16  # the fewest for which torch hands a 1x1 convolution on a single thread to oneDNN
 
 
@@ -161,17 +162,18 @@ class Generator(nn.Module):
 
 
 class Blend(nn.Module):
-    """Generators that pour in turn, row i from generator i mod their number: what each gets wrong is its own, so a blend is nearer the truth.
+    """Generators that pour in turn, ``RUN`` rows each: what each gets wrong is its own, so a blend is nearer the truth.
 
-    Shape: latent (rows, latent), condition (rows, 8) -> fields (rows, 11); rows a multiple of the number of generators.
+    Shape: latent (rows, latent), condition (rows, 8) -> fields (rows, 11); rows a multiple of ``turns``.
     """
 
     def __init__(self, generators: Iterable[Generator]) -> None:
         super().__init__()
         self.generators = nn.ModuleList(generators)
         self.latent = cast(Generator, self.generators[0]).latent
+        self.turns = RUN * len(self.generators)
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
-        latents, conditions = (given.reshape(-1, len(self.generators), given.shape[1]).unbind(1) for given in (latent, condition))
-        poured = [generator(*given) for generator, *given in zip(self.generators, latents, conditions, strict=True)]  # each (rows / generators, 11)
-        return torch.stack(poured, dim=1).flatten(0, 1)
+        latents, conditions = (given.reshape(-1, len(self.generators), RUN, given.shape[1]).unbind(1) for given in (latent, condition))
+        poured = [generator(z.flatten(0, 1), c.flatten(0, 1)) for generator, z, c in zip(self.generators, latents, conditions, strict=True)]
+        return torch.stack([fields.reshape(-1, RUN, FIELDS) for fields in poured], dim=1).flatten(0, 2)

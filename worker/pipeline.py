@@ -228,7 +228,8 @@ def _criticised(manifest: Manifest, parts: dict[str, bytes], criticism: Criticis
 
 def _poured(manifest: Manifest, parts: dict[str, bytes], seed: int, n: int) -> Wines:
     """The first ``n`` rows of a table of the model, poured exactly as the API will pour them."""
-    return concatenate(list(Sampler(Bundle("draft", "draft", manifest, parts)).blocks(Condition(), seed=seed, offset=0, n=n)))
+    blocks = Sampler(Bundle("draft", "draft", manifest, parts)).blocks(Condition(), seed=seed, offset=0, n=max(n, 1))
+    return concatenate(list(blocks)).take(slice(n))
 
 
 def _measured(

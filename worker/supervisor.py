@@ -37,7 +37,7 @@ KILL_AFTER_S = 2.0  # from asking a training to end to ending it
 GIVE_UP_SHARE = 2 / 3  # of the lease without a database: then the training is ended before another may start it
 DATABASE_RETRY_S = 0.5
 # for glibc, which otherwise hands a step's activations back to the kernel and faults them in again, thousands of pages a step
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}  # the most that any glibc takes
 
 Result = TypeVar("Result")
 
@@ -250,7 +250,7 @@ class Supervisor:
             [sys.executable, "-m", "worker.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | KEEP_MEMORY,
+            env={**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             start_new_session=True,  # Ctrl-C is for the supervisor, which then decides
         )
         inbox: queue.Queue[Frame | None] = queue.Queue()

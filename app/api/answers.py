@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 
 from fastapi import Request, Response
@@ -11,15 +12,18 @@ from app.errors import Fault, NotAcceptable
 
 FOR_EVER = "public, max-age=31536000, immutable"
 REVALIDATE = "no-cache"
+_QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")  # RFC 9110, 12.4.2
 
 
 def conditional(request: Request, body: bytes, *, media_type: str, headers: Mapping[str, str]) -> Response:
     """The body under a strong tag, its SHA-256; 304 and no body for who has it already."""
-    etag = f'"{hashlib.sha256(body).hexdigest()}"'
-    tagged = {**headers, "ETag": etag}
-    if has(request.headers.get("if-none-match", ""), etag):
-        return Response(status_code=304, headers=tagged)
-    return Response(body, headers=tagged, media_type=media_type)
+    tagged = {**headers, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
+    return unchanged(request, tagged) or Response(body, headers=tagged, media_type=media_type)
+
+
+def unchanged(request: Request, headers: Mapping[str, str]) -> Response | None:
+    """304 for who has the bytes of the ``ETag`` among these headers already; for others none, and the bytes are still to be made."""
+    return Response(status_code=304, headers=headers) if has(request.headers.get("if-none-match", ""), headers["ETag"]) else None
 
 
 def has(if_none_match: str, etag: str) -> bool:
@@ -28,12 +32,15 @@ def has(if_none_match: str, etag: str) -> bool:
 
 
 def preferred(accept: str, offered: Iterable[str]) -> str:
-    """The media type that an Accept header likes best among those offered, the first of equals; ``NotAcceptable`` if it likes none."""
+    """The media type that an Accept header likes best among those offered, the first of equals; ``NotAcceptable`` if it likes none.
+
+    An empty header likes everything. A weight that is not one (RFC 9110, 12.4.2) counts as 0.
+    """
     weights: dict[str, float] = {}
-    for entry in accept.split(","):
+    for entry in (accept.strip() or "*/*").split(","):
         media_range, *parameters = (part.strip() for part in entry.split(";"))
-        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        weights[media_range.lower()] = float(quality) if quality.replace(".", "", 1).isdigit() else 0.0
+        quality = next((p[2:] for p in parameters if p[:2].lower() == "q="), "1")
+        weights[media_range.lower()] = float(quality) if _QUALITY.fullmatch(quality) else 0.0
     ours = list(offered)
     best = max(ours, key=lambda media_type: _weight(media_type, weights))
     if _weight(best, weights) <= 0:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.responses import StreamingResponse
 
 from app import datasets, registry
-from app.api.answers import FOR_EVER, REVALIDATE, conditional, preferred
+from app.api.answers import FOR_EVER, REVALIDATE, conditional, preferred, unchanged
 from app.api.report_page import render
-from app.api.samples import FORMATS
+from app.api.samples import FORMATS, STREAM_ABOVE
 from app.api.schemas import ModelSummary, ModelView, Name, Page, ReportLineage, ReportQuery, ReportView, Row, RowsQuery
 from app.api.services import UseServices
-from app.bundle import digest
-from app.errors import BundleInvalid, Conflict, DatasetUnavailable, NotFound
+from app.bundle import FORMAT, digest
+from app.errors import BundleInvalid, Conflict, NotFound
 from app.formats import CHUNKS, CSV, JSON
-from app.split import Split, split
+from app.split import split
 from app.tables import read_csv
+from app.wine import Wines
 
 router = APIRouter(tags=["models"])
 
 HTML = "text/html"
 REPORT_FORMATS = {"json": JSON, "html": HTML}
 ZIP = "application/zip"
+BLOCK = 4096  # rows that are written at a time
+_FETCHED = (datasets.UCI, datasets.STARTER)  # what training brings here by itself; all others were uploaded
 NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'"  # the page needs nothing but its own style
 
 _SAME: dict[str, object] = {"description": "the bytes that If-None-Match names"}
@@ -67,11 +73,15 @@ def download_bundle(name: Name, request: Request, use: UseServices) -> Response:
     """The model itself: ONNX graphs and a JSON manifest in a zip. Its `ETag` is its SHA-256."""
     with use.db.read() as tx:
         model = registry.get(tx, name)
+    headers = {"Cuvee-Model": model.id, "Content-Disposition": f'attachment; filename="{model.id}.cuvee"', "Cache-Control": _cache(name, model)}
+    headers |= {"ETag": f'"{model.sha256}"'}
+    if (known := unchanged(request, headers)) is not None:
+        return known
+    with use.db.read() as tx:
         data = registry.content(tx, model.id)
     if (found := digest(data)) != model.sha256:
         raise BundleInvalid(f"model {model.id} can't be downloaded: it was damaged where it is stored (expected SHA-256 {model.sha256}, found {found})")
-    headers = {"Cuvee-Model": model.id, "Content-Disposition": f'attachment; filename="{model.id}.cuvee"', "Cache-Control": _cache(name, model)}
-    return conditional(request, data, media_type=ZIP, headers=headers)
+    return Response(data, headers=headers, media_type=ZIP)
 
 
 @router.get("/models/{name}/rows", responses=_ROWS, response_class=Response)
@@ -80,13 +90,22 @@ def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: Request
     media_type = FORMATS[asked.format] if asked.format else preferred(request.headers.get("accept", "*/*"), FORMATS.values())
     with use.db.read() as tx:
         model = registry.get(tx, name)
-    rows = _rows(model, use)
-    if asked.part == "holdout" and len(rows.holdout) == 0:
-        raise Conflict(f"model {model.id} held no rows out: its report was measured on its training rows, part=train")
-    body = b"".join(CHUNKS[media_type]([rows.train if asked.part == "train" else rows.holdout]))
+    dataset = _dataset(model, use)
     pinned = urlencode({"part": asked.part, "format": next(short for short, known in FORMATS.items() if known == media_type)})
     headers = _about(model) | {"Cache-Control": _cache(name, model), "Content-Location": f"/models/{model.id}/rows?{pinned}"}
-    return conditional(request, body, media_type=media_type, headers=headers)
+    headers |= {"ETag": _rows_tag(model, pinned)}
+    if (known := unchanged(request, headers)) is not None:
+        return known
+    with use.db.read() as tx:
+        wines = read_csv(datasets.content(tx, dataset.id)).wines
+    halves = split(wines, holdout=model.lineage["params"]["holdout"], seed=model.lineage["params"]["split_seed"])
+    rows = halves.train if asked.part == "train" else halves.holdout
+    if len(rows) == 0:
+        raise Conflict(f"model {model.id} held no rows out: its report was measured on its training rows, part=train")
+    chunks = CHUNKS[media_type](_blocks(rows))
+    if len(rows) > STREAM_ABOVE:
+        return StreamingResponse(chunks, headers=headers, media_type=media_type)
+    return Response(b"".join(chunks), headers=headers, media_type=media_type)
 
 
 def _report(model: registry.Model) -> ReportView:
@@ -95,20 +114,32 @@ def _report(model: registry.Model) -> ReportView:
     return ReportView.model_validate({**model.report, "model": model.id, "method": model.method, "lineage": essentials})
 
 
-def _rows(model: registry.Model, use: UseServices) -> Split:
-    """The split that the model was trained on; ``NotFound`` if its dataset can't be had here, ``Conflict`` if it is another by now."""
-    dataset_id, sha256, params = (model.lineage[key] for key in ("dataset_id", "dataset_sha256", "params"))
+def _dataset(model: registry.Model, use: UseServices) -> datasets.Dataset:
+    """The dataset that the model was trained on; ``NotFound`` if it is not stored here, ``Conflict`` if it is another by now."""
+    dataset_id, sha256 = model.lineage["dataset_id"], model.lineage["dataset_sha256"]
     try:
-        dataset, _ = datasets.choose(use.db, use.settings, dataset_id)
-    except (NotFound, DatasetUnavailable) as error:
-        raise NotFound(f"the rows behind model {model.id} are not here: {error.detail}") from error
+        with use.db.read() as tx:
+            dataset = datasets.get(tx, dataset_id)
+    except NotFound as error:
+        how = f"POST /train with dataset {dataset_id!r} brings it" if dataset_id in _FETCHED else "POST /datasets with the same rows brings them back"
+        raise NotFound(f"the rows behind model {model.id} are not here: its dataset {dataset_id!r} (SHA-256 {sha256}) is not stored; {how}") from error
     if dataset.sha256 != sha256:
         raise Conflict(
             f"the rows behind model {model.id} are not here: it was trained on another {dataset_id!r} (SHA-256 {sha256}) than this one ({dataset.sha256})"
         )
-    with use.db.read() as tx:
-        wines = read_csv(datasets.content(tx, dataset.id)).wines
-    return split(wines, holdout=params["holdout"], seed=params["split_seed"])
+    return dataset
+
+
+def _rows_tag(model: registry.Model, pinned: str) -> str:
+    """Strong: the bytes are a function of dataset, split, part and format."""
+    params = model.lineage["params"]
+    means = f"{FORMAT} {model.lineage['dataset_sha256']} {params['holdout']} {params['split_seed']} {pinned}"
+    return '"' + hashlib.sha256(means.encode()).hexdigest()[:32] + '"'
+
+
+def _blocks(wines: Wines) -> Iterator[Wines]:
+    for first in range(0, len(wines), BLOCK):
+        yield wines.take(slice(first, first + BLOCK))
 
 
 def _about(model: registry.Model) -> dict[str, str]:

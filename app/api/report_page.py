@@ -1,4 +1,4 @@
-"""A model's report as one page to read: no script, no picture and no font from elsewhere, so that it can be saved and sent."""
+"""A model's report as one page to read, with no script, and no picture or font from elsewhere; its links lead somewhere only where it was served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.api.schemas import ReportView
 from app.bundle import Bin, Confusion, Discernment, Measure, Rate
 
 MEANINGS = {
-    "c2st": "how well boosted trees tell its wines from unseen real ones (AUC); 0.5 is not at all",
+    "c2st": "how well boosted trees tell its wines from real ones (AUC); 0.5 is not at all",
     "c2st_excess": "the same beyond what other real wines get; 0 is as good as real",
     "c2st_logistic": "the same by logistic regression, which sees no more than straight lines",
     "spearman_gap": "how far its rank correlations are from the real ones, mean over pairs of columns",
@@ -17,8 +17,8 @@ MEANINGS = {
     "precision": "its wines that lie among real ones",
     "recall": "real wines that lie among its own",
     "density": "how many real neighbourhoods its wines lie in; 1 as real ones do",
-    "coverage": "unseen wines with one of its own in their neighbourhood",
-    "tstr_r2": "quality of unseen wines predicted by trees that learned from its wines (R²)",
+    "coverage": "real wines with one of its own in their neighbourhood",
+    "tstr_r2": "quality of real wines predicted by trees that learned from its wines (R²)",
     "tstr_qwk": "the same as agreement with the tasters (weighted kappa)",
     "tstr_ratio": "tstr_r2 as a share of what the training wines teach",
     "confusion_gap": "how differently its wines are rated from real ones asked for at the same quality",
@@ -30,12 +30,16 @@ MEANINGS = {
     "within_bounds": "every measurement is physically possible",
     "known_values": "every measurement has a value that some training wine has",
     "density_explained": "the other ten measurements explain its density",
-    "near_real_wines": "as near to an unseen real wine as training wines are",
+    "near_real_wines": "as near to a real wine that it is compared with as training wines are",
 }
 PRIVACY = ("dcr_closer_to_train", "near_copies", "exact_copies", "nndr")
 ASKED_AND_RATED = (
-    "Trees that learned quality from unseen real wines rate wines that were asked for at each quality: shares of a row. In small: what they make of real wines."
+    "Trees that learned quality from real wines rate wines that were asked for at each quality: shares of a row. In small: what they make of real wines."
 )
+TOLD_APART = {  # what each judge's p_real is about, beside real wines
+    "discriminator": "this model's own",
+    "critic": "its mixture of others: this model's own, real ones tampered with, and shuffled columns",
+}
 LEAST_SPAN = 1e-9  # floor and ceiling nearer than this leave no room for a bar
 BAR = 180.0  # pixels from floor to ceiling
 MARGIN = 24.0  # pixels on both sides, for values beyond them
@@ -70,12 +74,16 @@ def render(report: ReportView) -> str:
             "Floor: real wines with each column shuffled by itself. Ceiling: other real wines. ± over stretches of its rows.",
             _measures(others),
         ),
-        _section("What it gives away", "Floor: a copier of training wines. Ceiling: real wines that training never saw.", _measures(privacy)),
+        _section("What it gives away", _privacy_ends(report), _measures(privacy)),
         _section("By type", "In brackets: other real wines.", _by(report.by_type)),
         _section("By quality", "In brackets: other real wines.", _by({str(quality): part for quality, part in report.by_quality.items()})),
         _section("Asked and rated", ASKED_AND_RATED, "".join(_confusion(name, table) for name, table in report.confusion.items())),
         _section("Plausibility", "Share of wines for which a rule holds.", _plausibility(report.plausibility)),
-        _section("What its judges know", "Reliability of p_real on unseen real wines and its own.", "".join(_judge(*named) for named in report.judges.items())),
+        _section(
+            "What its judges know",
+            "How far p_real can be taken at its word.",
+            "".join(_judge(*named, in_sample=report.in_sample) for named in report.judges.items()),
+        ),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -143,7 +151,12 @@ def _plausibility(rates: Mapping[str, Rate]) -> str:
     return _table(["", "generated", "real"], [[_named(name), _number(rate.generated), _number(rate.real)] for name, rate in rates.items()])
 
 
-def _judge(name: str, judge: Discernment) -> str:
+def _privacy_ends(report: ReportView) -> str:
+    """Without a holdout there is no ceiling to explain."""
+    return "Floor: a copier of training wines." + ("" if report.in_sample else " Ceiling: real wines that training never saw.")
+
+
+def _judge(name: str, judge: Discernment, *, in_sample: bool) -> str:
     figures = [
         ["AUC against its own wines", _number(judge.auc)],
         ["AUC against shuffled columns", _number(judge.auc_shuffled)],
@@ -151,7 +164,9 @@ def _judge(name: str, judge: Discernment) -> str:
     ]
     bins = [[_number(b.predicted), _number(b.observed), f"{b.rows:,}"] for b in judge.reliability]
     tables = _table([], figures) + _table(["predicted", "observed", "rows"], bins)
-    return f"<h3>{escape(name)}</h3><div class=side>{_chart(judge.reliability)}{tables}</div>"
+    real = "real wines from the training rows" if in_sample else "real wines that training never saw"
+    about = f"<p class=dim>Brier score and reliability: on {real} and on {escape(TOLD_APART[name])}.</p>" if name in TOLD_APART else ""
+    return f"<h3>{escape(name)}</h3>{about}<div class=side>{_chart(judge.reliability)}{tables}</div>"
 
 
 def _chart(bins: Iterable[Bin]) -> str:

@@ -30,7 +30,7 @@ __all__ = ["PROTOCOL", "REPEATS", "Judge", "calibrate", "report"]
 
 PROTOCOL = 2  # bump when a measure's meaning changes: reports of two protocols are never compared
 MAX_ROWS = 12_000  # of the dataset; distances are between all pairs, and a report should cost a minute
-IN_SAMPLE = "holdout 0: measured on the training rows themselves, so it flatters the model"
+IN_SAMPLE = "no row was held out: measured on the training rows themselves, so it flatters the model"
 
 Progress = Callable[[float], None]  # hears which share of the report is done
 T = TypeVar("T")
@@ -38,15 +38,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Group:
-    """The wines of a report, or those of one type or quality: held-out, training and generated ones, these in stretches."""
+    """The wines of a report, or those of one type or quality: held-out, training and generated ones, these in stretches.
+
+    ``trained_on`` are all training rows: where there are too many to compare, ``holdout`` and ``train`` are samples.
+    """
 
     holdout: Wines
     train: Wines
     generated: Sequence[Wines]
+    trained_on: Wines
 
     def where(self, belongs: Callable[[Wines], NDArray[np.bool_]]) -> _Group:
-        holdout, train, *generated = (wines.take(belongs(wines)) for wines in (self.holdout, self.train, *self.generated))
-        return _Group(holdout, train, generated)
+        holdout, train, trained_on, *generated = (w.take(belongs(w)) for w in (self.holdout, self.train, self.trained_on, *self.generated))
+        return _Group(holdout, train, generated, trained_on)
 
     def comparable(self) -> bool:
         """Whether there are enough wines to say anything; generated ones may be all the same, which is worth saying."""
@@ -101,14 +105,14 @@ def report(generated: Wines, rows: Split, judges: Mapping[str, Judge] | None = N
 
 
 def _group(generated: Wines, rows: Split, notes: list[str]) -> _Group:
-    """All wines of a report: at most ``MAX_ROWS`` real ones, and no stretch with more rows than were trained on."""
+    """All wines of a report: at most ``MAX_ROWS`` real ones beside ``trained_on``, and no stretch with more rows than there are of ``train``."""
     reference = rows if len(rows.holdout) else split(rows.train, holdout=0.5, seed=0)
     total = len(reference.train) + len(reference.holdout)
     if total > MAX_ROWS:
-        notes.append(f"measured on {MAX_ROWS} random rows of {total}")
+        notes.append(f"measured on {MAX_ROWS} random rows of {total}; copies were looked for among all {len(rows.train)} training rows")
         reference = Split(*(drawn(side, len(side) * MAX_ROWS // total, seed=0) for side in (reference.train, reference.holdout)))
     parts = np.array_split(np.arange(len(generated)), REPEATS)
-    return _Group(reference.holdout, reference.train, [generated.take(part[: len(reference.train)]) for part in parts])
+    return _Group(reference.holdout, reference.train, [generated.take(part[: len(reference.train)]) for part in parts], rows.train)
 
 
 def _comparable(everyone: _Group, notes: list[str]) -> tuple[dict[str, _Group], dict[int, _Group]]:
@@ -138,8 +142,8 @@ def _is_quality(wines: Wines, *, quality: int) -> NDArray[np.bool_]:
 
 def _privacy(group: _Group, *, in_sample: bool) -> dict[str, Measure]:
     if in_sample:
-        return exact_copies(concatenate([group.train, group.holdout]), group.generated)
-    return privacy(group.holdout, group.train, group.generated)
+        return exact_copies(group.trained_on, group.generated)
+    return privacy(group.holdout, group.trained_on, group.generated)
 
 
 def _teaching(group: _Group, notes: list[str]) -> dict[str, Measure]:

@@ -10,6 +10,7 @@ from app.bundle import Measure
 from app.wine import Floats, Wines
 
 REPEATS = 5  # disjoint stretches of generated rows; a spread is over them
+COPIES = 12_000  # rows that a copier pours at most
 CHANCES = 10  # bootstraps behind a ceiling that chance alone makes
 MIN_ROWS = 30  # wines of each kind; with fewer nothing is compared
 DETECTIVE_ROWS = 50  # and with fewer no detective learns anything: with 40 it takes shuffled columns for wine (AUC .59; .88 with 181)
@@ -38,6 +39,13 @@ def columns(wines: Wines) -> Floats:
     return np.column_stack([wines.measurements(), wines.quality, wines.red])
 
 
+def standardised(wines: Wines) -> Callable[[Wines], Floats]:
+    """All columns of any wines, (rows, 13), by mean and standard deviation of these."""
+    mean, std = columns(wines).mean(axis=0), columns(wines).std(axis=0)
+    std = np.where(std > 0, std, 1.0)
+    return lambda others: np.asarray((columns(others) - mean) / std)
+
+
 def features(wines: Wines) -> Floats:
     """What a quality is predicted from, (rows, 12): all columns but the quality."""
     return np.column_stack([wines.measurements(), wines.red])
@@ -60,8 +68,8 @@ def shuffled(wines: Wines) -> Wines:
 
 
 def copied(wines: Wines) -> Wines:
-    """As many rows, drawn with replacement: what a generator would pour that only copies."""
-    return bootstrap(wines, len(wines), seed=0)
+    """As many rows, or ``COPIES`` of more, drawn with replacement: what a generator would pour that only copies."""
+    return bootstrap(wines, min(len(wines), COPIES), seed=0)
 
 
 def bootstrap(wines: Wines, n: int, *, seed: int) -> Wines:

@@ -18,7 +18,7 @@ from xgboost import XGBClassifier
 
 from app.bundle import Measure
 from app.wine import COLUMNS, Floats, Wines, concatenate
-from worker.evaluate.between import DETECTIVE_ROWS, REPEATS, as_far_as_fresh, between, columns, drawn, once, shuffled
+from worker.evaluate.between import DETECTIVE_ROWS, REPEATS, as_far_as_fresh, between, columns, drawn, once, shuffled, standardised
 
 FOLDS = 5
 NEIGHBOURS = 5  # k of Naeem et al.
@@ -109,9 +109,8 @@ def prdc(real: Wines, other: Wines) -> dict[str, float]:
     Naeem et al., *Reliable fidelity and diversity metrics for generative models*, ICML 2020.
     """
     n = min(len(real), len(other))
-    mean, std = columns(real).mean(axis=0), columns(real).std(axis=0)
-    std = np.where(std > 0, std, 1.0)
-    a, b = ((columns(wines) - mean) / std for wines in (drawn(real, n, seed=0), other.take(slice(n))))
+    standard = standardised(real)
+    a, b = (standard(wines) for wines in (drawn(real, n, seed=0), other.take(slice(n))))
     around_a, around_b = _radii(a), _radii(b)
     distances = cdist(a, b)  # (n, n)
     within = distances < around_a[:, None]

@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 from app.bundle import Rate
 from app.density import fit_density
 from app.wine import COLUMNS, DENSITY, FREE_SO2, HIGH_TICKS, LOW_TICKS, SCALES, TOTAL_SO2, TYPES, Floats, Wines
-from worker.evaluate.privacy import standardised
+from worker.evaluate.between import standardised
 
 BAND = 0.99  # of the training rows' residuals of density
 NEARBY = 0.995  # of the training rows lie so near to a held-out wine
