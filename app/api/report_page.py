@@ -22,7 +22,7 @@ MEANINGS = {
     "tstr_qwk": "the same as agreement with the tasters (weighted kappa)",
     "tstr_ratio": "tstr_r2 as a share of what the training wines teach",
     "confusion_gap": "how differently its wines are rated from real ones asked for at the same quality",
-    "dcr_closer_to_train": "its wines nearer to a training wine than to an unseen one; 0.5 is honest",
+    "dcr_closer_to_train": "its wines nearer to a training wine than to an unseen one; real wines are at the ceiling",
     "near_copies": "its wines nearer to a training wine than all but 5 % of unseen real wines are",
     "exact_copies": "its wines that equal a training wine",
     "nndr": "distance to the nearest training wine over that to the second; near 0 is a copy",
