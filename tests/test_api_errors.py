@@ -232,7 +232,7 @@ def test_a_body_that_fills_the_limit_to_the_last_byte_is_read(api: httpx.Client)
         ({"method": "alchemy"}, "/body/method", "gan or classifier", "alchemy"),
         ({"dataset": "nobody"}, "/body/dataset", "a dataset's id", "nobody"),
         ({"params": {"classifier": "nobody"}}, "/body/params/classifier", "a registered classifier of the same rows", "nobody"),
-        ({"params": {"preset": "grand-cru"}}, "/body/params/preset", "'quick' or 'default'", "'grand-cru'"),
+        ({"params": {"preset": "grand-cru"}}, "/body/params/preset", "'quick', 'default' or 'best'", "'grand-cru'"),
         ({"params": {"stepz": 3}}, "/body/params/stepz", "a name that the documentation lists", "params.stepz"),
         ({"params": {"steps": 0}}, "/body/params/steps", "at least 1", "0"),
         ({"params": {"holdout": 0.9}}, "/body/params/holdout", "at most 0.5", "0.9"),

@@ -58,7 +58,9 @@ def perfect(rows: Split, fresh: list[Wines]) -> dict[str, Measure]:
 def heard(rows: Split, fresh: list[Wines]) -> tuple[Report, list[float]]:
     """A report, and what its reader heard of its progress."""
     shares: list[float] = []
-    return evaluate.report(concatenate(fresh), rows, {"strength": Judge(lambda wines: wines.measurements()[:, -1])}, shares.append), shares
+    return evaluate.report(
+        concatenate(fresh), rows, {"strength": Judge(lambda wines: wines.measurements()[:, -1] + _strength(rows.holdout, wines))}, shares.append
+    ), shares
 
 
 @pytest.fixture(scope="module")
