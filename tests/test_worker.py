@@ -18,7 +18,7 @@ from safetensors.torch import load
 from app import jobs, registry
 from app.db import Database
 from app.jobs import Job, Request
-from app.params import resolve
+from app.params import METHODS, resolve
 from app.sampler import Condition, Sampler
 from tests.conftest import TINY, wait_for
 
@@ -64,7 +64,7 @@ def workers(db: Database) -> Iterator[Workers]:
 
 
 def enqueue(db: Database, method: str = "gan", **given: object) -> Job:
-    tiny = {name: value for name, value in TINY.items() if method == "gan" or name not in ("latent", "steps")}
+    tiny = {name: value for name, value in TINY.items() if name in METHODS[method].model_fields}
     params = resolve(method, tiny | given).model_dump()
     with db.write() as tx:
         return jobs.enqueue(tx, Request(method=method, dataset_id="starter", params=params, seed=3))
