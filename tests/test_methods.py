@@ -57,7 +57,7 @@ def classifier(few_wines: Wines) -> Finished:
 @pytest.fixture(scope="module")
 def adopted(few_wines: Wines, classifier: Finished) -> Finished:
     """A GAN without holdout that started from that classifier, checkpointed whenever it could be."""
-    job = assignment(few_wines, steps=60, holdout=0, checkpoint_interval_s=0, blend=2, discriminators=2)
+    job = assignment(few_wines, steps=60, holdout=0, checkpoint_interval_s=0, blend=2)
     given = unpack(classifier.bundle).parts[CLASSIFIER_WEIGHTS]
     return finish(replace(job, classifier=given, classifier_model="cellar-door", job_id="job-1", warnings=["synthetic"]))
 
@@ -271,7 +271,7 @@ def test_lineage_is_enough_to_train_the_model_again(few_wines: Wines, adopted: F
     assert lineage.dataset_id == "test"
     assert lineage.dataset_sha256 == digest(csv_of(few_wines))
     assert lineage.dataset_synthetic
-    assert lineage.params == params.resolve("gan", TINY | {"steps": 60, "holdout": 0, "blend": 2, "discriminators": 2}).model_dump()
+    assert lineage.params == params.resolve("gan", TINY | {"steps": 60, "holdout": 0, "blend": 2}).model_dump()
     assert lineage.seed == 0
     assert lineage.code_version == app.__version__
     assert lineage.torch_version == torch.__version__
