@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app import noise
 from app.errors import BundleInvalid
-from app.wine import NAMES
+from app.wine import NAMES, Floats
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -65,6 +66,10 @@ class Calibration(_Frozen):
     intercept: float
     rows: int
     in_sample: bool
+
+    def p_real(self, logits: Floats) -> Floats:
+        """Logits as calibrated probabilities, (rows,) both."""
+        return np.asarray(1 / (1 + np.exp(-(self.slope * logits + self.intercept))))
 
 
 class Measure(_Frozen):

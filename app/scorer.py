@@ -58,7 +58,7 @@ class _Judge:
 
     def p_real(self, logits: Floats) -> Floats:
         """Logits as calibrated probabilities, (rows,)."""
-        return np.asarray(1 / (1 + np.exp(-(self._calibration.slope * logits + self._calibration.intercept))))
+        return self._calibration.p_real(logits)
 
 
 class Scorer:

@@ -38,6 +38,14 @@ def train(api: httpx.Client, **body: object) -> Any:
     return answer.json()
 
 
+def succeed(db: Database) -> None:
+    """What a worker would make of the job that waits."""
+    with db.write() as tx:
+        claimed = jobs.claim(tx, worker="w", lease_s=60)
+        assert claimed is not None
+        jobs.finish(tx, claimed.lease, model_id="m", verdict=VERDICT)
+
+
 def upload(api: httpx.Client, data: bytes, **query: str) -> httpx.Response:
     """The answer to an upload of these bytes."""
     return api.post("/datasets", content=data, headers=CSV, params=query)
@@ -208,10 +216,7 @@ def test_cancelling_a_running_job_twice_changes_nothing(api: httpx.Client, sqlit
 
 def test_a_job_that_succeeded_can_not_be_cancelled(api: httpx.Client, sqlite_db: Database) -> None:
     job = train(api)
-    with sqlite_db.write() as tx:
-        claimed = jobs.claim(tx, worker="w", lease_s=60)
-        assert claimed is not None
-        jobs.finish(tx, claimed.lease, model_id="m", verdict=VERDICT)
+    succeed(sqlite_db)
     answer = api.post(f"/jobs/{job['id']}/cancel")
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:cuvee:conflict")
     assert answer.json()["detail"] == f"job {job['id']} is over (succeeded): only a queued or running job can be cancelled"
@@ -223,10 +228,7 @@ def test_a_job_that_is_not_over_has_no_verdict(api: httpx.Client) -> None:
 
 def test_a_finished_job_has_its_verdict_with_the_figures_it_rests_on(api: httpx.Client, sqlite_db: Database) -> None:
     job = train(api)
-    with sqlite_db.write() as tx:
-        claimed = jobs.claim(tx, worker="w", lease_s=60)
-        assert claimed is not None
-        jobs.finish(tx, claimed.lease, model_id="m", verdict=VERDICT)
+    succeed(sqlite_db)
     assert api.get(f"/jobs/{job['id']}").json()["verdict"] == {
         "promoted": False,
         "reason": "not promoted: even with the champion",

@@ -29,6 +29,7 @@ from app.bundle import Calibration
 from app.codec import CONDITION, Codec, condition
 from app.wine import COLUMNS, FREE_SO2, HIGH_TICKS, LOW_TICKS, TOTAL_SO2, Floats, Ticks, Wines, concatenate
 from worker.evaluate import calibrate
+from worker.evaluate.between import once
 from worker.nets import FIELDS, SLOPE
 
 FOLDS, LEFT_OUT = 4, 2
@@ -110,7 +111,7 @@ def train(wines: Wines, pour: Pour, fitted: Codec, *, seed: int, progress: Calla
 
     Deterministic by ``seed``; ``progress`` hears which share is done.
     """
-    wines = wines.take(np.sort(np.unique(wines.keys(), return_index=True)[1]))  # each once, as everywhere
+    wines = once(wines)
     if len(wines) < MIN_WINES:
         return None
     pool = _pool(wines, pour, fitted, np.random.default_rng(seed))

@@ -107,13 +107,15 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
     def measuring(share: float) -> None:
         watcher.progress(MEASURING_FROM + share * (MEASURING_UNTIL - MEASURING_FROM), "measuring", {})
 
-    criticism = None
-    if trained.generator is not None:
-        criticism = critic.train(rows.train, partial(_poured, manifest, parts, CRITIC_SEED), fitted, seed=assignment.seed, progress=criticising)
+    if trained.generator is None:
+        measuring(0.0)
+        return pack(_unmeasured(manifest), parts)
+    sampler = Sampler(Bundle("draft", "draft", manifest, parts))
+    criticism = critic.train(rows.train, partial(_poured, sampler, CRITIC_SEED), fitted, seed=assignment.seed, progress=criticising)
     if criticism is not None:
         manifest, parts = _criticised(manifest, parts, criticism)
     measuring(0.0)
-    return pack(_measured(manifest, parts, trained, criticism, rows=rows, fitted=fitted, progress=measuring), parts)
+    return pack(_measured(manifest, sampler, trained, criticism, rows=rows, fitted=fitted, progress=measuring), parts)
 
 
 def _check_finite(values: Metrics, step: int) -> None:
@@ -226,15 +228,19 @@ def _criticised(manifest: Manifest, parts: dict[str, bytes], criticism: Criticis
     return manifest.model_copy(update=update), parts
 
 
-def _poured(manifest: Manifest, parts: dict[str, bytes], seed: int, n: int) -> Wines:
+def _poured(sampler: Sampler, seed: int, n: int) -> Wines:
     """The first ``n`` rows of a table of the model, poured exactly as the API will pour them."""
-    blocks = Sampler(Bundle("draft", "draft", manifest, parts)).blocks(Condition(), seed=seed, offset=0, n=max(n, 1))
-    return concatenate(list(blocks)).take(slice(n))
+    return concatenate(list(sampler.blocks(Condition(), seed=seed, offset=0, n=max(n, 1)))).take(slice(n))
+
+
+def _unmeasured(manifest: Manifest) -> Manifest:
+    note = f"method {manifest.method!r} does not generate wines: nothing was measured"
+    return manifest.model_copy(update={"report": manifest.report.model_copy(update={"notes": [note]})})
 
 
 def _measured(
     manifest: Manifest,
-    parts: dict[str, bytes],
+    sampler: Sampler,
     trained: Trained,
     criticism: Criticism | None,
     *,
@@ -243,10 +249,7 @@ def _measured(
     progress: Callable[[float], None],
 ) -> Manifest:
     """The manifest with its report and its discriminator's calibration."""
-    if trained.generator is None:
-        note = f"method {manifest.method!r} does not generate wines: nothing was measured"
-        return manifest.model_copy(update={"report": manifest.report.model_copy(update={"notes": [note]})})
-    generated = _poured(manifest, parts, REPORT_SEED, evaluate.REPEATS * len(rows.train))
+    generated = _poured(sampler, REPORT_SEED, evaluate.REPEATS * len(rows.train))
     real = rows.holdout if len(rows.holdout) else rows.train
     judges: dict[str, evaluate.Judge] = {}
     calibrations = dict(manifest.calibrations)
@@ -255,7 +258,7 @@ def _measured(
         logits = [judges["discriminator"].logits(wines) for wines in (real, generated)]
         calibrations["discriminator"] = evaluate.calibrate(*logits, in_sample=len(rows.holdout) == 0)
     if criticism is not None:
-        others = critic.unseen_negatives(real, rows.train, partial(_poured, manifest, parts, NEGATIVES_SEED), seed=NEGATIVES_SEED)
+        others = critic.unseen_negatives(real, rows.train, partial(_poured, sampler, NEGATIVES_SEED), seed=NEGATIVES_SEED)
         judges["critic"] = evaluate.Judge(partial(_logits, criticism.critic, fitted), criticism.calibration, others)
     report = evaluate.report(generated, rows, judges, progress)
     if criticism is None:

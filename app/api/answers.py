@@ -26,9 +26,19 @@ def unchanged(request: Request, headers: Mapping[str, str]) -> Response | None:
     return Response(status_code=304, headers=headers) if has(request.headers.get("if-none-match", ""), headers["ETag"]) else None
 
 
+def tag_of(means: str) -> str:
+    """A strong tag of bytes that are a function of what this says."""
+    return f'"{hashlib.sha256(means.encode()).hexdigest()[:32]}"'
+
+
 def has(if_none_match: str, etag: str) -> bool:
     """Whether the client holds these bytes already; a proxy that compresses marks a tag as weak (RFC 9110, 13.1.2)."""
     return etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(",")) or if_none_match.strip() == "*"
+
+
+def media_type_of(request: Request, short: str | None, offered: Mapping[str, str]) -> str:
+    """The media type asked for by its short name in the query, or else by the Accept header; ``NotAcceptable`` if that likes none."""
+    return offered[short] if short else preferred(request.headers.get("accept", "*/*"), offered.values())
 
 
 def preferred(accept: str, offered: Iterable[str]) -> str:

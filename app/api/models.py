@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Annotated
 from urllib.parse import urlencode
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from app import datasets, registry
-from app.api.answers import FOR_EVER, REVALIDATE, conditional, preferred, unchanged
+from app.api.answers import FOR_EVER, REVALIDATE, conditional, media_type_of, tag_of, unchanged
 from app.api.report_page import render
 from app.api.samples import FORMATS, STREAM_ABOVE
 from app.api.schemas import ModelSummary, ModelView, Name, Page, ReportLineage, ReportQuery, ReportView, Row, RowsQuery
@@ -59,7 +58,7 @@ def show_model(name: Name, use: UseServices) -> ModelView:
 @router.get("/models/{name}/report", responses=_REPORT, response_class=Response)
 def show_report(name: Name, asked: Annotated[ReportQuery, Query()], request: Request, use: UseServices) -> Response:
     """The whole report of a model as JSON, or as a page to read: `format=html`, or what a browser asks for by itself."""
-    media_type = REPORT_FORMATS[asked.format] if asked.format else preferred(request.headers.get("accept", "*/*"), REPORT_FORMATS.values())
+    media_type = media_type_of(request, asked.format, REPORT_FORMATS)
     with use.db.read() as tx:
         model = registry.get(tx, name)
     report = _report(model)
@@ -87,7 +86,7 @@ def download_bundle(name: Name, request: Request, use: UseServices) -> Response:
 @router.get("/models/{name}/rows", responses=_ROWS, response_class=Response)
 def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: Request, use: UseServices) -> Response:
     """The real rows that a model was trained on, or those that it never saw and its report was measured on (where a wine counts once)."""
-    media_type = FORMATS[asked.format] if asked.format else preferred(request.headers.get("accept", "*/*"), FORMATS.values())
+    media_type = media_type_of(request, asked.format, FORMATS)
     with use.db.read() as tx:
         model = registry.get(tx, name)
     dataset = _dataset(model, use)
@@ -133,8 +132,7 @@ def _dataset(model: registry.Model, use: UseServices) -> datasets.Dataset:
 def _rows_tag(model: registry.Model, pinned: str) -> str:
     """Strong: the bytes are a function of dataset, split, part and format."""
     params = model.lineage["params"]
-    means = f"{FORMAT} {model.lineage['dataset_sha256']} {params['holdout']} {params['split_seed']} {pinned}"
-    return '"' + hashlib.sha256(means.encode()).hexdigest()[:32] + '"'
+    return tag_of(f"{FORMAT} {model.lineage['dataset_sha256']} {params['holdout']} {params['split_seed']} {pinned}")
 
 
 def _blocks(wines: Wines) -> Iterator[Wines]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from app import noise
-from app.api.answers import FOR_EVER, REVALIDATE, has, preferred
+from app.api.answers import FOR_EVER, REVALIDATE, has, media_type_of, tag_of
 from app.api.schemas import Row, SampleQuery
 from app.api.services import Services, UseServices, warning_header
 from app.bundle import FORMAT
@@ -61,8 +60,7 @@ class _Pinned:
     @property
     def etag(self) -> str:
         """Strong: the bytes are a function of the pinned request, the two layouts and the arithmetic of this process."""
-        means = f"{FORMAT} {noise.LAYOUT} {arithmetic()} {self.url(offset=self.offset)}"
-        return '"' + hashlib.sha256(means.encode()).hexdigest()[:32] + '"'
+        return tag_of(f"{FORMAT} {noise.LAYOUT} {arithmetic()} {self.url(offset=self.offset)}")
 
 
 @router.get("/samples", responses=_RESPONSES, response_class=Response)
@@ -71,7 +69,7 @@ async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use:
     if asked.n > use.settings.max_rows:
         detail = f"n: expected at most {use.settings.max_rows} rows in one answer, found {asked.n}; go on with offset"
         raise InvalidInput(detail, [Fault("/query/n", detail, expected=f"at most {use.settings.max_rows}", found=str(asked.n))])
-    media_type = FORMATS[asked.format] if asked.format else preferred(request.headers.get("accept", "*/*"), FORMATS.values())
+    media_type = media_type_of(request, asked.format, FORMATS)
     condition = Condition(tuple(sorted(set(asked.quality))), tuple(sorted(set(asked.type))))
     model, warnings = await use.pour(lambda: _open(use, asked.model, condition))
     seed = secrets.randbits(32) if asked.seed is None else asked.seed

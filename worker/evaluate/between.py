@@ -41,7 +41,8 @@ def columns(wines: Wines) -> Floats:
 
 def standardised(wines: Wines) -> Callable[[Wines], Floats]:
     """All columns of any wines, (rows, 13), by mean and standard deviation of these."""
-    mean, std = columns(wines).mean(axis=0), columns(wines).std(axis=0)
+    own = columns(wines)
+    mean, std = own.mean(axis=0), own.std(axis=0)
     std = np.where(std > 0, std, 1.0)
     return lambda others: np.asarray((columns(others) - mean) / std)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -53,7 +52,7 @@ def discernment(judge: Judge, holdout: Wines, train: Wines, generated: Wines) ->
     if judge.calibration is None or judge.others is None:
         predicted, observed = _calibrated_here(real, fake)
     else:
-        p_real = [_p_real(logits, judge.calibration) for logits in (real, judge.logits(drawn(judge.others, n, seed=0)))]
+        p_real = [judge.calibration.p_real(logits) for logits in (real, judge.logits(drawn(judge.others, n, seed=0)))]
         predicted, observed = np.concatenate(p_real), np.repeat([1.0, 0.0], [len(p) for p in p_real])
     return Discernment(
         auc=_auc(real, fake),
@@ -70,13 +69,9 @@ def _calibrated_here(real: Floats, fake: Floats) -> tuple[Floats, Floats]:
     for fit_on, held in (halves, halves[::-1]):
         calibration = calibrate(real[fit_on], fake[fit_on], in_sample=False)
         for logits, is_real in ((real[held], 1.0), (fake[held], 0.0)):
-            predicted.append(_p_real(logits, calibration))
+            predicted.append(calibration.p_real(logits))
             observed.append(np.full(len(logits), is_real))
     return np.concatenate(predicted), np.concatenate(observed)
-
-
-def _p_real(logits: Floats, calibration: Calibration) -> Floats:
-    return np.asarray(expit(calibration.slope * logits + calibration.intercept))
 
 
 def _auc(real: Floats, other: Floats) -> float:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from app.bundle import Rate
+from app.codec import DENSITY_PER_TICK
 from app.density import fit_density
-from app.wine import COLUMNS, DENSITY, FREE_SO2, HIGH_TICKS, LOW_TICKS, SCALES, TOTAL_SO2, TYPES, Floats, Wines
+from app.wine import COLUMNS, DENSITY, FREE_SO2, HIGH_TICKS, LOW_TICKS, TOTAL_SO2, TYPES, Floats, Wines
 from worker.evaluate.between import standardised
 
 BAND = 0.99  # of the training rows' residuals of density
@@ -69,7 +70,7 @@ def _density_explained(train: Wines) -> Check:
 
 def _composition(wines: Wines) -> tuple[Floats, Floats]:
     """The other ten measurements in ticks, (rows, 10), and density in g/dm3, (rows,)."""
-    return np.delete(wines.ticks, DENSITY, axis=1).astype(np.float64), wines.ticks[:, DENSITY] * (1000.0 / SCALES[DENSITY])
+    return np.delete(wines.ticks, DENSITY, axis=1).astype(np.float64), np.asarray(wines.ticks[:, DENSITY] * DENSITY_PER_TICK, dtype=np.float64)
 
 
 def _near_real(holdout: Wines, train: Wines, generated: Wines) -> Rate:
