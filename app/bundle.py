@@ -21,12 +21,16 @@ from app import noise
 from app.errors import BundleInvalid
 from app.wine import NAMES, Floats
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)  # 2 knew neither pools nor autoencoders
 MANIFEST = "manifest.json"
 GENERATOR = "generator.onnx"  # latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]
 DISCRIMINATOR = "discriminator.onnx"  # fields (rows, 11), condition (rows, 8) -> logit (rows,)
 CRITIC = "critic.onnx"  # fields (rows, 11), condition (rows, 8) -> logit (rows,)
 CLASSIFIER = "classifier.onnx"  # fields (rows, 11), condition (rows, 8) -> logits (rows, 11)
+ENCODER = "encoder.onnx"  # fields (rows, 11), condition (rows, 8) -> latent (rows, k)
+DECODER = "decoder.onnx"  # latent (rows, k), condition (rows, 8) -> u (rows, 11) in [0, 1]
+POOL = "pool.csv"  # rows made in advance, where no network can pour them
 CLASSIFIER_WEIGHTS = "classifier.safetensors"  # for a later training to start from
 MAX_BYTES = 256 * 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -136,6 +140,8 @@ class Report(_Frozen):
     confusion: dict[str, Confusion] = Field({}, description="all, red, white")
     plausibility: dict[str, Rate] = {}
     judges: dict[str, Discernment] = Field({}, description="discriminator, critic")
+    findings: dict[str, dict[str, float]] = Field({}, description="figures of the method's own: what was measured -> of what -> value")
+    rows_per_cpu_s: float | None = Field(None, description="how fast the machine that trained it poured rows, CSV and HTTP left out")
     notes: list[str]
 
 
@@ -147,6 +153,8 @@ class Manifest(_Frozen):
     columns: list[str]
     noise_layout: int
     latent: int = Field(ge=0, description="latent dimensions of the generator; 0 where there is none")
+    pool: int = Field(0, ge=0, description="rows made in advance, which are poured again and again; 0 where a generator pours new ones")
+    latents: int = Field(0, ge=0, description="dimensions of the space between encoder and decoder; 0 where there are none")
     labels: dict[str, dict[int, int]] = Field(description="training rows of each quality, by type")
     codec: dict[str, Any]
     calibrations: dict[str, Calibration] = Field(description="discriminator, critic: of those that the model has")
@@ -164,6 +172,11 @@ class Bundle:
     sha256: str
     manifest: Manifest
     parts: Mapping[str, bytes]
+
+    @property
+    def pours(self) -> bool:
+        """Whether rows can be had from it."""
+        return GENERATOR in self.parts or POOL in self.parts
 
 
 def digest(part: bytes) -> str:
@@ -214,8 +227,10 @@ def _manifest(raw: bytes | None) -> Manifest:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
         raise BundleInvalid(f"{MANIFEST} is damaged or of an unknown version: {error.error_count()} faults, first {error.errors()[0]}") from error
-    if manifest.format != FORMAT or manifest.columns != list(NAMES):
-        raise BundleInvalid(f"expected bundle format {FORMAT} with columns {list(NAMES)}, found format {manifest.format} with {manifest.columns}")
+    if manifest.format not in READABLE or manifest.columns != list(NAMES):
+        raise BundleInvalid(
+            f"expected bundle format {' or '.join(map(str, READABLE))} with columns {list(NAMES)}, found format {manifest.format} with {manifest.columns}"
+        )
     if manifest.noise_layout != noise.LAYOUT:
         raise BundleInvalid(f"expected noise layout {noise.LAYOUT}, found {manifest.noise_layout}: the model would pour other rows than it did; train it again")
     return manifest

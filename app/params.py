@@ -1,8 +1,12 @@
-"""What ``POST /train`` accepts for each method: names, ranges, presets. The worker trains from exactly these values."""
+"""What ``POST /train`` accepts for each method: names, ranges, presets. The worker trains from exactly these values.
+
+``METHODS`` is the one list of methods: the API knows them from here without the worker's code, and the worker finds
+the code by the name (``worker.methods``).
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,31 +22,51 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}  # values that a preset has in the place of defaults; presets without any are like "default"
+
     preset: Literal["quick", "default", "best"] = Field("default", description="starting values; whatever else is given replaces its part of them")
     holdout: float = Field(0.2, ge=0, le=0.5, description="share of rows that training never sees; 0 makes the report in-sample")
     split_seed: int = Field(0, ge=0, lt=2**32, description="which rows the holdout gets")
 
 
-class TrunkParams(Params):
-    """The shape of the network that is both the classifier and, slightly changed, the discriminator."""
+class NetParams(Params):
+    """The shape of the networks, all made of the same blocks, and the rows in a step."""
 
     channels: int = Field(32, ge=4, le=256, description="channels of a token")
     blocks: int = Field(2, ge=1, le=8, description="residual convolution blocks")
     hidden: int = Field(256, ge=8, le=2048, description="width of the dense layers")
+    batch: int = Field(256, ge=8, le=65_536, description="rows in a step")
+
+    @property
+    def trunk_weights(self) -> int:
+        """About how many weights a trunk of this shape has."""
+        return len(NAMES) * self.channels * self.hidden + self.hidden**2 + 10 * self.blocks * self.channels**2  # kernels of 5, two a block
+
+
+class ClassifierParams(NetParams):
+    """``classifier``: the quality of a wine from its measurements and type."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"classifier_steps": 200}}
+
     classifier_steps: int = Field(300, ge=0, le=100_000, description="Adam steps of the classifier")
     classifier_lr: float = Field(1e-3, gt=0, le=0.1, description="its learning rate")
     classifier_noise: float = Field(0.3, ge=0, le=2, description="noise on the fields that it is taught with; without it, it learns wines by heart")
-    batch: int = Field(256, ge=8, le=65_536, description="rows in a step")
 
 
-class ClassifierParams(TrunkParams):
-    """``classifier``: the quality of a wine from its measurements and type."""
-
-
-class GanParams(TrunkParams):
-    """``gan``: a convolutional generator against the classifier turned discriminator."""
+class FromClassifierParams(ClassifierParams):
+    """What a method takes that starts from a classifier."""
 
     classifier: str | None = Field(None, max_length=64, description="model id or alias to take the classifier from; null trains one first")
+
+
+class GanParams(FromClassifierParams):
+    """``gan``: a convolutional generator against the classifier turned discriminator."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"steps": 750, "classifier_steps": 200, "discriminators": 1},
+        "best": {"blend": 4},
+    }
+
     blend: Literal[1, 2, 4, 8] = Field(1, description="GANs trained side by side; their generators pour in turn")
     discriminators: int = Field(2, ge=1, le=8, description="of each GAN; its generator follows their mean")
     loss: Literal["r3gan", "ns", "wgan-gp"] = Field(
@@ -62,22 +86,16 @@ class GanParams(TrunkParams):
 
     @model_validator(mode="after")
     def _fits_into_a_checkpoint(self) -> Self:
-        trunk = len(NAMES) * self.channels * self.hidden + self.hidden**2 + 10 * self.blocks * self.channels**2  # kernels of 5, two a block
-        weights = self.blend * (self.discriminators + 1) * trunk
+        weights = self.blend * (self.discriminators + 1) * self.trunk_weights
         if weights > MAX_WEIGHTS:
             found = f"expected at most {MAX_WEIGHTS} weights in all, found about {weights}"
             raise ValueError(f"blend, discriminators, channels, blocks and hidden: {found}; make one of them smaller")
         return self
 
 
-METHODS: dict[str, type[Params]] = {"gan": GanParams, "classifier": ClassifierParams}
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "gan": {
-        "quick": {"steps": 750, "classifier_steps": 200, "discriminators": 1},
-        "default": {},
-        "best": {"blend": 4},
-    },
-    "classifier": {"quick": {"classifier_steps": 200}, "default": {}, "best": {}},  # for one classifier nothing better is known
+METHODS: dict[str, type[Params]] = {  # each is trained by worker/methods/<name>.py
+    "gan": GanParams,
+    "classifier": ClassifierParams,
 }
 
 
@@ -90,7 +108,7 @@ def resolve(method: str, given: dict[str, Any]) -> Params:
         detail = f"there is no method {method!r}"
         raise InvalidInput(detail, [Fault("/body/method", detail, expected=" or ".join(METHODS), found=method)])
     preset = given.get("preset", "default")
-    values = PRESETS[method].get(preset, {}) if isinstance(preset, str) else {}
+    values = METHODS[method].PRESETS.get(preset, {}) if isinstance(preset, str) else {}
     try:
         return METHODS[method].model_validate(values | given)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from app.bundle import GENERATOR, Bundle, Manifest, Measure, Report, unpack
+from app.bundle import Bundle, Manifest, Measure, Report, unpack
 from app.db import CHAMPION_LOCK, STARTER_LOCK, aliases, alone, jobs, models, now
 from app.errors import BundleInvalid, Conflict, NotFound
 from app.jobs import Comparison, Outcome, Promote, Verdict, verdict_from
@@ -141,7 +141,7 @@ def judge(tx: Connection, challenger: Bundle, promote: Promote) -> Verdict:
     Holds the champion until the transaction ends: of two models that finish together the second meets the first.
     """
     alone(tx, CHAMPION_LOCK)
-    if GENERATOR not in challenger.parts:
+    if not challenger.pours:
         return Verdict(False, "not promoted: it does not generate wines, and a champion must pour")
     if promote != "auto":
         return Verdict(promote == "always", f"{'promoted' if promote == 'always' else 'not promoted'}: promote was {promote!r}")

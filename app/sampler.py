@@ -3,26 +3,32 @@
 Networks run on whole, aligned blocks of the table, so that the same shapes are computed for a row however it is
 asked for; noise does not depend on the condition, so the same row at quality 5 and at quality 8 of one type is the
 same wine, made worse or better. Where the type is left open, it follows the mix of the asked qualities.
+
+What no network can pour was made in advance and lies in a pool: there a row's noise picks one of the wines that have
+its labels, so the table is as endless and as addressable, but its wines come again and again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app import codec, noise
-from app.bundle import GENERATOR, Bundle
-from app.errors import Conflict, Fault, InvalidInput
+from app.bundle import GENERATOR, POOL, Bundle
+from app.errors import BundleInvalid, Conflict, Fault, InvalidInput
 from app.inference import session
+from app.noise import Noise
+from app.tables import read_csv
 from app.wine import QUALITY_RANGE, TYPES, Wines
 
 BLOCK = 512  # rows; changing it may change the last bit of a row, so it is part of what a bundle format means
 RARE = 50  # training rows of a quality; with fewer, what is served says so
 
-_TYPE_DRAW, _QUALITY_DRAW = 0, 1  # which of a row's uniforms picks its labels
+_TYPE_DRAW, _QUALITY_DRAW, _POOL_DRAW = 0, 1, 2  # which of a row's uniforms picks its labels, and the wine of a pool that has them
 
 
 @dataclass(frozen=True)
@@ -33,21 +39,71 @@ class Condition:
     types: tuple[str, ...] = ()
 
 
-class Sampler:
-    """The table of one model. Building it starts an inference session; asking it for rows keeps no state."""
+class _Source(Protocol):
+    """Where the wines of a block come from."""
+
+    latent: int  # noise components that it wants for each row
+
+    def pour(self, drawn: Noise, quality: NDArray[np.int64], red: NDArray[np.bool_]) -> Wines:
+        """A wine of these labels, both (rows,), for each row of noise."""
+
+
+class _Generator:
+    """A network that pours new wines."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """``Conflict`` if the model has no generator."""
-        manifest = bundle.manifest
-        if GENERATOR not in bundle.parts:
-            raise Conflict(f"model {bundle.id} was trained by method {manifest.method!r}, which does not generate wines; GET /models lists others")
-        self._latent = manifest.latent
-        self._counts = label_counts(manifest.labels)
+        self.latent = bundle.manifest.latent
         self._session = session(bundle.parts[GENERATOR])
-        self._decode = codec.Decoder(codec.from_state(manifest.codec))
+        self._decode = codec.Decoder(codec.from_state(bundle.manifest.codec))
+
+    def pour(self, drawn: Noise, quality: NDArray[np.int64], red: NDArray[np.bool_]) -> Wines:
+        (u,) = self._session.run(None, {"latent": drawn.latent, "condition": codec.condition(quality, red)})
+        return Wines(self._decode(u, red), quality, red)
+
+
+class _Pool:
+    """Wines made in advance, the same ones again and again."""
+
+    latent = 0
+
+    def __init__(self, bundle: Bundle) -> None:
+        """``BundleInvalid`` if the pool can't be read, or is not as large as the manifest says."""
+        try:
+            wines = read_csv(bundle.parts[POOL]).wines
+        except InvalidInput as error:
+            raise BundleInvalid(f"{POOL} is damaged: {error.detail}") from error
+        if len(wines) != bundle.manifest.pool or not len(wines):
+            raise BundleInvalid(f"expected {bundle.manifest.pool} rows in {POOL}, found {len(wines)}")
+        self._wines = wines.take(np.lexsort((wines.quality, wines.red)))  # stable: by type, then quality, then as they came
+        self.counts = np.zeros((len(TYPES), QUALITY_RANGE[1] + 1), dtype=np.int64)
+        np.add.at(self.counts, (wines.red.astype(np.int64), wines.quality), 1)
+        self._first = (np.cumsum(self.counts) - self.counts.reshape(-1)).reshape(self.counts.shape)
+
+    def pour(self, drawn: Noise, quality: NDArray[np.int64], red: NDArray[np.bool_]) -> Wines:
+        cell = red.astype(np.int64), quality
+        return self._wines.take(self._first[cell] + (drawn.uniform[:, _POOL_DRAW] * self.counts[cell]).astype(np.int64))
+
+
+class Sampler:
+    """The table of one model. Building it starts an inference session or reads a pool; asking it for rows keeps no state."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """``Conflict`` if the model has nothing to pour from, ``BundleInvalid`` if its pool is damaged."""
+        manifest = bundle.manifest
+        if not bundle.pours:
+            raise Conflict(f"model {bundle.id} was trained by method {manifest.method!r}, which does not generate wines; GET /models lists others")
+        counts = label_counts(manifest.labels)
+        self._source: _Source
+        if GENERATOR in bundle.parts:
+            self._source, self._holder = _Generator(bundle), "the training data hold"
+        else:
+            pool = _Pool(bundle)
+            counts[pool.counts == 0] = 0  # what it holds none of can't be poured, whatever the training data hold
+            self._source, self._holder = pool, "this model's pool holds"
+        self._counts = counts
 
     def check(self, condition: Condition) -> list[str]:
-        """What the asker should know about a condition, in words; ``InvalidInput`` if the training data held no such wine."""
+        """What the asker should know about a condition, in words; ``InvalidInput`` if the model can pour no such wine."""
         allowed = self._allowed(condition)
         qualities = condition.qualities or tuple(np.flatnonzero(allowed.sum(0)).tolist())
         missing = [q for q in qualities if allowed[:, q].sum() == 0]
@@ -66,10 +122,9 @@ class Sampler:
             yield wines.take(slice(max(offset - first, 0), min(offset + n - first, BLOCK)))
 
     def _block(self, allowed: NDArray[np.float64], *, seed: int, first: int) -> Wines:
-        drawn = noise.draw(seed, first, BLOCK, dims=self._latent)
+        drawn = noise.draw(seed, first, BLOCK, dims=self._source.latent)
         red, quality = draw_labels(allowed, drawn.uniform)
-        (u,) = self._session.run(None, {"latent": drawn.latent, "condition": codec.condition(quality, red)})
-        return Wines(self._decode(u, red), quality, red)
+        return self._source.pour(drawn, quality, red)
 
     def _allowed(self, condition: Condition) -> NDArray[np.float64]:
         """Training rows of each (type, quality) that the condition leaves, (2, 11)."""
@@ -83,8 +138,8 @@ class Sampler:
         found = ", ".join(map(str, missing)) or "/".join(condition.types)
         pointer = "/query/quality" if missing else "/query/type"
         of = f" among {' and '.join(condition.types)} wines" if condition.types and missing else ""
-        detail = f"the training data hold no wine of {'quality ' if missing else 'type '}{found}{of}"
-        return InvalidInput(detail, [Fault(pointer, detail, expected=f"one that they hold ({expected})", found=found)])
+        detail = f"{self._holder} no wine of {'quality ' if missing else 'type '}{found}{of}"
+        return InvalidInput(detail, [Fault(pointer, detail, expected=f"one that is there ({expected})", found=found)])
 
 
 def label_counts(labels: dict[str, dict[int, int]]) -> NDArray[np.float64]:

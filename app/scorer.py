@@ -23,18 +23,18 @@ Inputs = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Scores:
-    """Each (rows,); None for what the model has no judge for. Only ``predicted_quality``, on the tasters' scale, is not in [0, 1].
+    """Each (rows,); None for what the model has no network for. Only ``predicted_quality``, on the tasters' scale, is not in [0, 1].
 
     ``discriminator`` and ``critic`` are calibrated, each against what it was taught to tell from real wines, so they
     answer two questions and differ. ``p_real`` is the critic's word where the model has one, else the
     discriminator's. ``percentile`` is the share of real wines, unseen by the critic, that look less real to it.
     """
 
-    p_real: Floats
+    p_real: Floats | None
     discriminator: Floats | None
     critic: Floats | None
     percentile: Floats | None
-    predicted_quality: NDArray[np.int64]
+    predicted_quality: NDArray[np.int64] | None
 
 
 class _Judge:
@@ -65,42 +65,38 @@ class Scorer:
     """Scores wines with one model. Building it starts an inference session for the classifier and one for each judge."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """``Conflict`` if the model has no judge, ``BundleInvalid`` if one does not fit."""
+        """``Conflict`` if the model has neither judge nor classifier, ``BundleInvalid`` if a judge does not fit."""
         self._judges = {name: _Judge(bundle, name) for name, part in GRAPHS.items() if part in bundle.parts}
-        if not self._judges:
+        if not self._judges and CLASSIFIER not in bundle.parts:
             method = bundle.manifest.method
-            raise Conflict(
-                f"model {bundle.id} was trained by method {method!r} and has neither critic nor discriminator to score with; GET /models lists others"
-            )
+            lacking = "has neither critic, discriminator nor classifier to score with"
+            raise Conflict(f"model {bundle.id} was trained by method {method!r} and {lacking}; GET /models lists others")
         self._ranks = np.array(bundle.manifest.ranks)
         if "critic" in self._judges and (len(self._ranks) < 2 or (np.diff(self._ranks) < 0).any()):
             raise BundleInvalid(f"expected at least 2 rising ranks beside {CRITIC}, found {len(self._ranks)}")
         self._types = [t for t in TYPES if bundle.manifest.labels.get(t)]
         self._codec = codec.from_state(bundle.manifest.codec)
-        self._classifier = session(bundle.parts[CLASSIFIER])
+        self._classifier = session(bundle.parts[CLASSIFIER]) if CLASSIFIER in bundle.parts else None
 
     def score(self, wines: Wines) -> Scores:
         """Scores of all rows; ``InvalidInput`` for a type that the model never saw."""
         self._check_types(wines)
-        logits, quality = {name: np.empty(len(wines)) for name in self._judges}, np.empty(len(wines), dtype=np.int64)
+        logits = {name: np.empty(len(wines)) for name in self._judges}
+        quality = np.empty(len(wines), dtype=np.int64) if self._classifier else None
         for first in range(0, len(wines), BLOCK):
             part = wines.take(slice(first, first + BLOCK))
             at = slice(first, first + len(part))
-            block, quality[at] = self._block(part)
-            for name in self._judges:
-                logits[name][at] = block[name][: len(part)]
+            fields = _filled(self._codec.scores(part))
+            asked = {"fields": fields, "condition": _filled(codec.condition(part.quality, part.red))}
+            for name, judge in self._judges.items():
+                logits[name][at] = judge.logits(asked)[: len(part)]
+            if self._classifier is not None and quality is not None:
+                (qualities,) = self._classifier.run(None, {"fields": fields, "condition": _filled(codec.neutral_condition(part.red))})
+                quality[at] = qualities[: len(part)].argmax(1)
         said = {name: judge.p_real(logits[name]) for name, judge in self._judges.items()}
         discriminator, critic = said.get("discriminator"), said.get("critic")
         percentile = np.interp(logits["critic"], self._ranks, np.linspace(0, 1, len(self._ranks))) if critic is not None else None
-        return Scores(said["critic" if "critic" in said else "discriminator"], discriminator, critic, percentile, quality)
-
-    def _block(self, wines: Wines) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
-        """Logits of each judge, (BLOCK,), and most likely quality, (rows,), of at most ``BLOCK`` rows."""
-        fields = _filled(self._codec.scores(wines))
-        asked = {"fields": fields, "condition": _filled(codec.condition(wines.quality, wines.red))}
-        neutral = _filled(codec.neutral_condition(wines.red))
-        (qualities,) = self._classifier.run(None, {"fields": fields, "condition": neutral})
-        return {name: judge.logits(asked) for name, judge in self._judges.items()}, qualities[: len(wines)].argmax(1)
+        return Scores(discriminator if critic is None else critic, discriminator, critic, percentile, quality)
 
     def _check_types(self, wines: Wines) -> None:
         for red in np.unique(wines.red):

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app import migrations, registry
-from app.bundle import CRITIC, DISCRIMINATOR, GENERATOR, Bundle, Calibration, pack, unpack
+from app.bundle import CLASSIFIER, CRITIC, DISCRIMINATOR, GENERATOR, Bundle, Calibration, pack, unpack
 from app.db import Database
 from app.settings import Settings
 from tests.conftest import serve
@@ -173,12 +173,26 @@ def test_without_a_discriminator_the_critic_still_scores(api: httpx.Client, db: 
     assert answers == [s | {"discriminator": None} for s in scores(api, rows)]
 
 
-def test_a_model_without_a_judge_can_not_score(api: httpx.Client, classifier: str) -> None:
-    answer = api.post("/score", json={"rows": pour(api, "n=1"), "model": classifier})
+def test_a_classifier_alone_tells_the_quality_and_nothing_else(api: httpx.Client, classifier: str) -> None:
+    answers = scores(api, pour(api, "n=40&seed=1"), model=classifier)
+    judged = [(a["p_real"], a["discriminator"], a["critic"], a["percentile"]) for a in answers]
+    assert judged == [(None, None, None, None)] * 40
+    assert all(3 <= a["predicted_quality"] <= 9 for a in answers)
+
+
+def test_without_a_classifier_no_quality_is_predicted(api: httpx.Client, db: Database, starter: Bundle) -> None:
+    rows = pour(api, "n=40&seed=1")
+    answers = scores(api, rows, model=register(db, starter, {CLASSIFIER}))
+    assert answers == [s | {"predicted_quality": None} for s in scores(api, rows)]
+
+
+def test_a_model_with_nothing_to_score_with_is_a_conflict(api: httpx.Client, db: Database, starter: Bundle) -> None:
+    mute = register(db, starter, {CLASSIFIER, CRITIC, DISCRIMINATOR})
+    answer = api.post("/score", json={"rows": pour(api, "n=1"), "model": mute})
     assert (answer.status_code, answer.json()["type"], answer.json()["detail"]) == (
         409,
         "urn:cuvee:conflict",
-        f"model {classifier} was trained by method 'classifier' and has neither critic nor discriminator to score with; GET /models lists others",
+        f"model {mute} was trained by method 'gan' and has neither critic, discriminator nor classifier to score with; GET /models lists others",
     )
 
 

@@ -120,12 +120,12 @@ def test_another_layout_of_the_noise_is_refused_since_its_rows_would_be_others(s
 
 
 def test_another_format_is_refused_with_both_numbers(small: bytes) -> None:
-    with pytest.raises(BundleInvalid, match=r"expected bundle format 2 .* found format 3 "):
-        unpack(with_manifest(small, lambda manifest: manifest.update(format=3)))
+    with pytest.raises(BundleInvalid, match=r"expected bundle format 2 or 3 .* found format 4 "):
+        unpack(with_manifest(small, lambda manifest: manifest.update(format=4)))
 
 
 def test_other_columns_are_refused(small: bytes) -> None:
-    with pytest.raises(BundleInvalid, match=r"expected bundle format 2 with columns .* with \['pH'\]"):
+    with pytest.raises(BundleInvalid, match=r"expected bundle format 2 or 3 with columns .* with \['pH'\]"):
         unpack(with_manifest(small, lambda manifest: manifest.update(columns=["pH"])))
 
 

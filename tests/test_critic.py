@@ -184,7 +184,7 @@ def test_a_model_of_too_few_wines_has_a_discriminator_that_scores_and_its_report
     scores = Scorer(bundle).score(few)
     assert (scores.critic, scores.percentile, CRITIC in bundle.parts) == (None, None, False)
     assert scores.discriminator is not None
-    assert np.array_equal(scores.p_real, scores.discriminator)
+    assert scores.p_real is scores.discriminator
     assert "fewer than 40 different wines to train on: the model has no critic" in bundle.manifest.report.notes
 
 

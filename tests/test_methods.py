@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -15,17 +16,18 @@ import torch
 from torch import nn
 
 import app
+import worker.methods
 from app import codec, params
-from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DISCRIMINATOR, GENERATOR, Bundle, Manifest, digest, unpack
+from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DISCRIMINATOR, GENERATOR, POOL, Bundle, Manifest, digest, unpack
 from app.noise import draw
-from app.params import GanParams
-from app.sampler import BLOCK
+from app.params import GanParams, Params
+from app.sampler import BLOCK, Condition, Sampler
 from app.wine import TYPES, Wines, concatenate
 from tests.conftest import TINY, Silent, assignment, csv_of
 from worker.assignment import Assignment
 from worker.checkpoint import weights
-from worker.methods import METHODS, gan
-from worker.nets import RUN, Discriminator
+from worker.methods import find, gan
+from worker.nets import RUN, Blend, Discriminator
 from worker.pipeline import work
 from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
 
@@ -92,9 +94,9 @@ def train(rows: TrainingSet, run: Recorder, **given: object) -> Trained:
 
 def nets(trained: Trained) -> list[nn.Module]:
     """The three networks of a GAN."""
-    assert trained.discriminator is not None
-    assert trained.generator is not None
-    return [trained.classifier, trained.discriminator, trained.generator]
+    found = trained.nets()
+    assert len(found) == 3
+    return found
 
 
 def weights_of(trained: Trained) -> list[bytes]:
@@ -157,6 +159,7 @@ def test_the_losses_are_three_different_games(rows: TrainingSet) -> None:
 @pytest.mark.parametrize(("blend", "discriminators"), [(1, 1), (1, 3), (2, 2)])
 def test_each_discriminator_starts_from_the_trunk_of_a_classifier_of_its_own(rows: TrainingSet, blend: int, discriminators: int) -> None:
     trained = train(rows, Recorder(), steps=1, lr=1e-12, classifier_steps=40, blend=blend, discriminators=discriminators)
+    assert trained.classifier is not None
     assert trained.discriminator is not None
     trunks = [cast(Discriminator, member).trunk.state_dict() for member in trained.discriminator.members]
     assert len(trunks) == blend * discriminators
@@ -174,8 +177,8 @@ def test_several_discriminators_answer_with_their_mean(rows: TrainingSet) -> Non
 
 
 def test_the_generators_of_a_blend_pour_in_turn(rows: TrainingSet) -> None:
-    blend = train(rows, Recorder(), blend=4).generator
-    assert blend is not None
+    blend = train(rows, Recorder(), blend=4).source
+    assert isinstance(blend, Blend)
     batch, latent = rows.batch(8 * RUN, torch.Generator().manual_seed(0)), torch.randn(8 * RUN, blend.latent, generator=torch.Generator().manual_seed(1))
     poured = blend(latent, batch.condition)
     for turn in range(8):
@@ -254,7 +257,29 @@ def test_no_part_tells_where_it_was_made(tiny: Bundle) -> None:
 def test_each_method_leaves_its_parts(tiny: Bundle, classifier: Finished) -> None:
     assert set(tiny.parts) == {GENERATOR, DISCRIMINATOR, CRITIC, CLASSIFIER, CLASSIFIER_WEIGHTS}
     assert set(unpack(classifier.bundle).parts) == {CLASSIFIER, CLASSIFIER_WEIGHTS}
-    assert set(METHODS) == set(params.METHODS) == {"gan", "classifier"}
+
+
+@pytest.mark.parametrize("name", params.METHODS)
+def test_each_method_that_the_api_knows_has_its_file(name: str) -> None:
+    assert callable(find(name))
+
+
+def test_a_name_that_is_no_method_is_none(few_wines: Wines) -> None:
+    with pytest.raises(KeyError, match="found 'pipeline'"):
+        find("pipeline")
+
+
+def test_a_new_method_is_one_file_and_one_line(few_wines: Wines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.methods, "__path__", [*worker.methods.__path__, str(Path(__file__).parent / "methods")])  # the file
+    monkeypatch.setitem(params.METHODS, "bootstrap", Params)  # the line
+
+    bundle = unpack(work(assignment(few_wines, method="bootstrap"), Silent()))
+
+    assert set(bundle.parts) == {POOL, CRITIC}
+    assert bundle.manifest.pool == bundle.manifest.lineage.train_rows
+    assert bundle.manifest.report.measures["exact_copies"].value == 1
+    poured = Sampler(bundle).blocks(Condition((5,), ("red",)), seed=1, offset=0, n=10)
+    assert all(((wines.quality == 5) & wines.red).all() for wines in poured)
 
 
 @pytest.mark.parametrize("job", ["classifier", "adopted"])
@@ -304,5 +329,7 @@ def test_too_few_wines_of_a_type_are_refused(few_wines: Wines) -> None:
 
 
 def _timeless(manifest: Manifest) -> Manifest:
-    """The manifest without the seconds that it took."""
-    return manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"train_wall_s": 0, "train_cpu_s": 0})})
+    """The manifest without the seconds that anything took."""
+    lineage = manifest.lineage.model_copy(update={"train_wall_s": 0, "train_cpu_s": 0})
+    report = manifest.report.model_copy(update={"rows_per_cpu_s": None})
+    return manifest.model_copy(update={"lineage": lineage, "report": report})

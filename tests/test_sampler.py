@@ -157,7 +157,7 @@ def test_a_quality_that_a_type_does_not_have_is_refused_by_name(plain_sampler: S
         plain_sampler.check(Condition(qualities=(5, 6), types=("red",)))
     (fault,) = refused.value.faults
     assert fault.pointer == "/query/quality"
-    assert fault.expected == "one that they hold (white: 5, 6; red: 3, 5, 7)"
+    assert fault.expected == "one that is there (white: 5, 6; red: 3, 5, 7)"
     assert fault.found == "6"
 
 
@@ -171,7 +171,7 @@ def test_a_type_that_training_did_not_hold_is_refused_by_name(plain: Bundle) -> 
     with pytest.raises(InvalidInput, match="the training data hold no wine of type red") as refused:
         Sampler(white).check(Condition(types=("red",)))
     (fault,) = refused.value.faults
-    assert (fault.pointer, fault.expected, fault.found) == ("/query/type", "one that they hold (white: 5)", "red")
+    assert (fault.pointer, fault.expected, fault.found) == ("/query/type", "one that is there (white: 5)", "red")
 
 
 @pytest.mark.parametrize(
@@ -233,12 +233,12 @@ ROWS = (1, 3, 512)
 
 
 def test_the_exported_generator_equals_the_trained_one(trained: Trained) -> None:
-    assert trained.generator is not None
-    graph = session(export.generator_graph(trained.generator))
-    for latent, condition in _inputs(16, turns=trained.generator.turns):
+    assert trained.source is not None
+    graph = session(export.generator_graph(trained.source))
+    for latent, condition in _inputs(16, turns=trained.source.turns):
         (u,) = graph.run(None, {"latent": latent.numpy(), "condition": condition.numpy()})
         with torch.no_grad():
-            expected = torch.special.ndtr(trained.generator(latent, condition)).numpy()
+            expected = torch.special.ndtr(trained.source(latent, condition)).numpy()
         assert u.shape == (len(latent), 11)
         np.testing.assert_allclose(u, expected, atol=1e-5)
 
@@ -255,6 +255,7 @@ def test_the_exported_discriminator_equals_the_trained_one(trained: Trained) -> 
 
 
 def test_the_exported_classifier_equals_the_trained_one(trained: Trained) -> None:
+    assert trained.classifier is not None
     graph = session(export.classifier_graph(trained.classifier))
     for fields, condition in _inputs(11):
         (logits,) = graph.run(None, {"fields": fields.numpy(), "condition": condition.numpy()})

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from app.codec import CONDITION
-from worker.nets import FIELDS, Blend, Classifier, Dense, Panel
+from worker.nets import FIELDS, Classifier, Dense, Panel, Source
 
 EXAMPLE_ROWS = 3  # the exporter traces with some number of rows and leaves it open
 OPSET = 20
@@ -41,20 +41,29 @@ class _Lowered(nn.Module):
 
 
 class _ToUniform(nn.Module):
-    """The generator followed by the normal distribution function: u in [0, 1] instead of scores."""
+    """What makes fields, followed by the normal distribution function: u in [0, 1] instead of scores."""
 
-    def __init__(self, generator: Blend) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.generator = generator
+        self.net = net
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
-        return (1 + torch.erf(self.generator(latent, condition) * math.sqrt(0.5))) / 2
+        return (1 + torch.erf(self.net(latent, condition) * math.sqrt(0.5))) / 2
 
 
-def generator_graph(generator: Blend) -> bytes:
+def generator_graph(source: Source) -> bytes:
     """ONNX: latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]; rows a multiple of its ``turns``."""
-    net = _ToUniform(generator)
-    return _graph(net, {"latent": generator.latent, "condition": CONDITION}, "u", rows_in=generator.turns)
+    return _graph(_ToUniform(source), {"latent": source.latent, "condition": CONDITION}, "u", rows_in=source.turns)
+
+
+def encoder_graph(encoder: nn.Module) -> bytes:
+    """ONNX of a ``worker.training.Autoencoder``'s first half: fields (rows, 11), condition (rows, 8) -> latent (rows, k)."""
+    return _graph(encoder, {"fields": FIELDS, "condition": CONDITION}, "latent")
+
+
+def decoder_graph(decoder: nn.Module, latents: int) -> bytes:
+    """ONNX of its other half: latent (rows, k), condition (rows, 8) -> u (rows, 11) in [0, 1]."""
+    return _graph(_ToUniform(decoder), {"latent": latents, "condition": CONDITION}, "u")
 
 
 def discriminator_graph(discriminator: Panel) -> bytes:

@@ -161,7 +161,17 @@ class Generator(nn.Module):
         return read.sum(1) + self.read_bias  # (rows, 11)
 
 
-class Blend(nn.Module):
+class Source(nn.Module):
+    """What rows are poured from: ``latent`` noise components a row, rows in multiples of ``turns``.
+
+    Shape: latent (rows, latent), condition (rows, 8) -> fields (rows, 11) normal scores.
+    """
+
+    latent: int
+    turns: int
+
+
+class Blend(Source):
     """Generators that pour in turn, ``RUN`` rows each: what each gets wrong is its own, so a blend is nearer the truth.
 
     Shape: latent (rows, latent), condition (rows, 8) -> fields (rows, 11); rows a multiple of ``turns``.

@@ -16,8 +16,25 @@ from torch import Tensor
 from torch.special import ndtr
 
 from app import __version__, codec, noise
-from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DISCRIMINATOR, FORMAT, GENERATOR, Bundle, Lineage, Manifest, Report, digest, pack
-from app.params import GanParams, Params, resolve
+from app.bundle import (
+    CLASSIFIER,
+    CLASSIFIER_WEIGHTS,
+    CRITIC,
+    DECODER,
+    DISCRIMINATOR,
+    ENCODER,
+    FORMAT,
+    GENERATOR,
+    POOL,
+    Bundle,
+    Lineage,
+    Manifest,
+    Report,
+    digest,
+    pack,
+)
+from app.formats import csv_chunks
+from app.params import Params, resolve
 from app.sampler import BLOCK, Condition, Sampler, draw_labels, label_counts
 from app.split import Split, split
 from app.tables import read_csv
@@ -26,8 +43,8 @@ from worker import critic, evaluate, export
 from worker.assignment import Assignment
 from worker.checkpoint import CheckpointUnusable, weights
 from worker.critic import Critic, Criticism
-from worker.methods import METHODS
-from worker.nets import Blend, Panel
+from worker.methods import find
+from worker.nets import Classifier, Panel, Source
 from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
 
 log = logging.getLogger("cuvee.training")
@@ -42,6 +59,8 @@ RECALIBRATION_SEED = 2**62  # noise that no request is likely to ask for
 REPORT_SEED = 2**62 + 1
 CRITIC_SEED = 2**62 + 2  # the report's rows are new to the critic
 NEGATIVES_SEED = 2**62 + 3
+SPEED_SEED = 2**62 + 4
+SPEED_ROWS = 16 * BLOCK
 STEADIER = "a lower lr, or the loss 'r3gan' with its gamma, is steadier"
 CHUNK = 8 * BLOCK  # rows through a network at once
 
@@ -95,8 +114,8 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
     _check_weights(trained)
 
     watcher.progress(TRAINING_SHARE, "exporting", {})
-    if trained.generator is not None and isinstance(params, GanParams) and params.recalibrate:
-        fitted = _recalibrated(fitted, trained.generator.cpu(), rows.train)
+    if trained.source is not None and trained.recalibrate:
+        fitted = _recalibrated(fitted, trained.source.cpu(), rows.train)
     parts = _parts(trained)
     lineage = _lineage(assignment, params, rows, device=device, seconds=seconds)
     manifest = _manifest(assignment.method, trained, rows, fitted=fitted, parts=parts, lineage=lineage)
@@ -107,7 +126,7 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
     def measuring(share: float) -> None:
         watcher.progress(MEASURING_FROM + share * (MEASURING_UNTIL - MEASURING_FROM), "measuring", {})
 
-    if trained.generator is None:
+    if trained.source is None and trained.pool is None:
         measuring(0.0)
         return pack(_unmeasured(manifest), parts)
     sampler = Sampler(Bundle("draft", "draft", manifest, parts))
@@ -125,19 +144,18 @@ def _check_finite(values: Metrics, step: int) -> None:
 
 
 def _check_weights(trained: Trained) -> None:
-    nets = [net for net in (trained.classifier, trained.discriminator, trained.generator) if net is not None]
-    if not all(bool(weight.isfinite().all()) for net in nets for weight in net.parameters()):
+    if not all(bool(weight.isfinite().all()) for net in trained.nets() for weight in net.parameters()):
         raise TrainingRefused(f"the training diverged in its last steps: weights are not finite; {STEADIER}")
 
 
 def _train(assignment: Assignment, watcher: Watcher, params: Params, data: TrainingSet, *, device: torch.device) -> Trained:
     run = _Run(assignment, watcher, device)
     try:
-        return METHODS[assignment.method](data, params, run)
+        return find(assignment.method)(data, params, run)
     except CheckpointUnusable as error:
         log.warning("starting anew: %s", error)  # most often another version of the code wrote it
         run.resume = None
-        return METHODS[assignment.method](data, params, run)
+        return find(assignment.method)(data, params, run)
 
 
 def _device(name: str) -> torch.device:
@@ -155,21 +173,27 @@ def _check(rows: Split) -> None:
             raise TrainingRefused(f"expected no {name} wine or at least {MIN_TYPE_ROWS} to train on, found {count}")
 
 
-def _recalibrated(fitted: codec.Codec, generator: Blend, train: Wines) -> codec.Codec:
+def _recalibrated(fitted: codec.Codec, source: Source, train: Wines) -> codec.Codec:
     """The codec whose cells give the generator's own output the marginals of the training rows."""
     draws = min(RECALIBRATION_DRAWS * len(train), RECALIBRATION_ROWS)
-    drawn = noise.draw(RECALIBRATION_SEED, 0, math.ceil(draws / BLOCK) * BLOCK, dims=generator.latent)
+    drawn = noise.draw(RECALIBRATION_SEED, 0, math.ceil(draws / BLOCK) * BLOCK, dims=source.latent)
     red, quality = draw_labels(label_counts(_labels(train)), drawn.uniform)
     inputs = torch.from_numpy(drawn.latent), torch.from_numpy(codec.condition(quality, red))
-    return fitted.recalibrated(_outputs(lambda z, c: ndtr(generator(z, c)), *inputs), red)
+    return fitted.recalibrated(_outputs(lambda z, c: ndtr(source(z, c)), *inputs), red)
 
 
 def _parts(trained: Trained) -> dict[str, bytes]:
-    parts = {CLASSIFIER: export.classifier_graph(trained.classifier), CLASSIFIER_WEIGHTS: weights(trained.classifier)}
+    parts: dict[str, bytes] = {}
+    if trained.classifier is not None:
+        parts |= {CLASSIFIER: export.classifier_graph(trained.classifier), CLASSIFIER_WEIGHTS: weights(trained.classifier)}
     if trained.discriminator is not None:
         parts[DISCRIMINATOR] = export.discriminator_graph(trained.discriminator)
-    if trained.generator is not None:
-        parts[GENERATOR] = export.generator_graph(trained.generator)
+    if trained.source is not None:
+        parts[GENERATOR] = export.generator_graph(trained.source)
+    if (auto := trained.autoencoder) is not None:
+        parts |= {ENCODER: export.encoder_graph(auto.encoder), DECODER: export.decoder_graph(auto.decoder, auto.latents)}
+    if trained.pool is not None:
+        parts[POOL] = b"".join(csv_chunks([trained.pool]))
     return parts
 
 
@@ -195,13 +219,14 @@ def _lineage(assignment: Assignment, params: Params, rows: Split, *, device: tor
 
 def _manifest(method: str, trained: Trained, rows: Split, *, fitted: codec.Codec, parts: dict[str, bytes], lineage: Lineage) -> Manifest:
     """The manifest of a model that nobody has measured yet."""
-    latent = 0 if trained.generator is None else trained.generator.latent
     return Manifest(
         format=FORMAT,
         method=method,
         columns=list(NAMES),
         noise_layout=noise.LAYOUT,
-        latent=latent,
+        latent=0 if trained.source is None else trained.source.latent,
+        pool=0 if trained.pool is None else len(trained.pool),
+        latents=0 if trained.autoencoder is None else trained.autoencoder.latents,
         labels=_labels(rows.train),
         codec=codec.to_state(fitted),
         calibrations={},
@@ -261,10 +286,28 @@ def _measured(
         others = critic.unseen_negatives(real, rows.train, partial(_poured, sampler, NEGATIVES_SEED), seed=NEGATIVES_SEED)
         judges["critic"] = evaluate.Judge(partial(_logits, criticism.critic, fitted), criticism.calibration, others)
     report = evaluate.report(generated, rows, judges, progress)
+    notes = report.notes
     if criticism is None:
-        note = f"fewer than {critic.MIN_WINES} different wines to train on: the model has no critic"
-        report = report.model_copy(update={"notes": [*report.notes, note]})
+        notes = [*notes, f"fewer than {critic.MIN_WINES} different wines to train on: the model has no critic"]
+    findings = dict(trained.findings)
+    if trained.classifier is not None:
+        findings["confidence"] = {name: _confidence(trained.classifier, fitted, wines) for name, wines in (("poured", generated), ("real", real))}
+    report = report.model_copy(update={"notes": notes, "findings": findings, "rows_per_cpu_s": _rows_per_cpu_s(sampler)})
     return manifest.model_copy(update={"report": report, "calibrations": calibrations})
+
+
+def _confidence(classifier: Classifier, fitted: codec.Codec, wines: Wines) -> float:
+    """The mean probability that the classifier gives to the quality that each wine goes by."""
+    inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.neutral_condition(wines.red))
+    p = _outputs(lambda fields, neutral: classifier(fields, neutral).softmax(1), *inputs)
+    return float(p[np.arange(len(wines)), wines.quality].mean())
+
+
+def _rows_per_cpu_s(sampler: Sampler) -> float:
+    _poured(sampler, SPEED_SEED, BLOCK)  # the first block also builds tables
+    start = time.process_time()
+    _poured(sampler, SPEED_SEED, SPEED_ROWS)
+    return round(SPEED_ROWS / (time.process_time() - start), 1)
 
 
 def _logits(judge: Panel | Critic, fitted: codec.Codec, wines: Wines) -> Floats:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.special import ndtri
 
 from app.codec import EDGE_U, Codec, condition, neutral_condition
 from app.wine import Wines
-from worker.nets import Blend, Classifier, Panel
+from worker.nets import Classifier, Panel, Source
 
 Metrics = dict[str, float]
 
@@ -32,13 +32,42 @@ class Run(Protocol):
         """
 
 
+Findings = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Two networks and the space between them, scaled so that the encoded training wines spread by about 1 along every latent.
+
+    ``encoder``: fields (rows, 11), condition (rows, 8) -> latent (rows, k). ``decoder``: latent, condition -> fields.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latents: int
+
+
 @dataclass(frozen=True)
 class Trained:
-    """What a method leaves behind; what it has no use for is None."""
+    """What a method leaves behind; what it has no use for is None.
 
-    classifier: Classifier
+    Rows come from ``source``, and are given the training marginals where ``recalibrate``; or from ``pool`` where no network
+    pours them. ``findings`` are figures of the method's
+    own, for the report: what was measured -> of what -> value.
+    """
+
+    classifier: Classifier | None = None
     discriminator: Panel | None = None
-    generator: Blend | None = None
+    source: Source | None = None
+    autoencoder: Autoencoder | None = None
+    pool: Wines | None = None
+    recalibrate: bool = False
+    findings: Findings = field(default_factory=dict)
+
+    def nets(self) -> list[nn.Module]:
+        """All networks in it."""
+        inner = (self.autoencoder.encoder, self.autoencoder.decoder) if self.autoencoder else ()
+        return [net for net in (self.classifier, self.discriminator, self.source, *inner) if net is not None]
 
 
 class TrainingRefused(Exception):
@@ -59,9 +88,13 @@ class Batch:
 
 
 class TrainingSet:
-    """The training rows on the device, moved there once; each batch draws the place of a value within its tie anew."""
+    """The training rows on the device, moved there once; each batch draws the place of a value within its tie anew.
+
+    ``wines`` and ``codec`` are the same rows as they came, and the codec that was fitted to them.
+    """
 
     def __init__(self, wines: Wines, codec: Codec, device: torch.device) -> None:
+        self.wines, self.codec = wines, codec
         below, width = codec.intervals(wines)
         self._below = torch.tensor(below, device=device)  # (rows, 11)
         self._width = torch.tensor(width, device=device)

@@ -75,7 +75,7 @@ async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use:
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
     pinned = _Pinned(model.bundle.id, seed, asked.offset, asked.n, condition, media_type)
     is_pinned = asked.seed is not None and asked.model == model.bundle.id
-    headers = _headers(pinned, warnings, cache=FOR_EVER if is_pinned else REVALIDATE)
+    headers = _headers(pinned, warnings, cache=FOR_EVER if is_pinned else REVALIDATE, pool=model.bundle.manifest.pool)
     if has(request.headers.get("if-none-match", ""), pinned.etag):
         return Response(status_code=304, headers=headers)
     chunks = CHUNKS[media_type](model.sampler.blocks(condition, seed=seed, offset=asked.offset, n=asked.n))
@@ -89,13 +89,14 @@ def _open(use: Services, name: str, condition: Condition) -> tuple[OpenModel, li
     return model, model.sampler.check(condition)
 
 
-def _headers(pinned: _Pinned, warnings: list[str], *, cache: str) -> dict[str, str]:
+def _headers(pinned: _Pinned, warnings: list[str], *, cache: str, pool: int) -> dict[str, str]:
     following = pinned.offset + pinned.n
     return {
         "Cuvee-Model": pinned.model_id,
         "Cuvee-Seed": str(pinned.seed),
         "Content-Location": pinned.url(offset=pinned.offset),
         **({"Link": f'<{pinned.url(offset=following)}>; rel="next"'} if following < noise.MAX_ROW else {}),
+        **({"Cuvee-Pool": str(pool)} if pool else {}),
         "ETag": pinned.etag,
         "Cache-Control": cache,
         "Vary": "Accept",

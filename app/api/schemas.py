@@ -107,7 +107,7 @@ class ScoreRequest(Request):
 class ScoreView(BaseModel):
     """What a model thinks of one wine."""
 
-    p_real: float = Field(ge=0, le=1, description="the critic's, or the discriminator's where the model has no critic")
+    p_real: float | None = Field(None, ge=0, le=1, description="the critic's, or the discriminator's where the model has no critic; null: it has neither")
     discriminator: float | None = Field(
         None, ge=0, le=1, description="the share of real wines among those and as many of the model's own rows; null: the model has no discriminator"
     )
@@ -121,7 +121,7 @@ class ScoreView(BaseModel):
     percentile: float | None = Field(
         None, ge=0, le=1, description="the share of real wines, of those that the critic has not seen, that look less real to it; null: no critic"
     )
-    predicted_quality: int
+    predicted_quality: int | None = Field(None, description="the classifier's; null: the model has none")
 
 
 class ScoreAnswer(BaseModel):

@@ -1,13 +1,19 @@
-"""The methods: each file one, each ``train(data, params, run) -> Trained``; this table is where the worker finds them."""
+"""The methods: each file one, ``train(data, params, run) -> Trained``, found by the name that ``app.params.METHODS`` gives it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
-from worker.methods import classifier, gan
+from app.params import METHODS
 from worker.training import Run, Trained, TrainingSet
 
-Train = Callable[[TrainingSet, Any, Run], Trained]
+Train = Callable[[TrainingSet, Any, Run], Trained]  # Any: the method's own params, ``METHODS[name]``
 
-METHODS: dict[str, Train] = {"gan": gan.train, "classifier": classifier.train}
+
+def find(name: str) -> Train:
+    """The training of a method; ``KeyError`` for a name that is none."""
+    if name not in METHODS:
+        raise KeyError(f"expected one of {sorted(METHODS)}, found {name!r}")
+    return cast(Train, import_module(f"{__name__}.{name}").train)

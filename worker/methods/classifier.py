@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from app.params import ClassifierParams, TrunkParams
-from worker.checkpoint import Trainees
+from app.params import ClassifierParams, FromClassifierParams
+from worker.checkpoint import Trainees, load_weights
 from worker.losses import quality_cross_entropy
 from worker.nets import Classifier, Trunk
-from worker.training import Batch, Metrics, Run, Trained, TrainingSet
+from worker.training import Batch, Metrics, Run, Trained, TrainingRefused, TrainingSet
 
 SEED_STRIDE = 2**32  # between the seeds of several classifiers of one run
 
@@ -27,10 +27,39 @@ def train(data: TrainingSet, params: ClassifierParams, run: Run) -> Trained:
     for step in range(start + 1, params.classifier_steps + 1):
         loss = learn(net, adam, blurred(data.batch(params.batch, random), params, random))
         run.tick(step, params.classifier_steps, metrics=partial(metrics, loss), state=partial(trainees.save, step))
-    return Trained(net)
+    return Trained(classifier=net)
 
 
-def build(params: TrunkParams, run: Run, *, nth: int = 0) -> Classifier:
+def first(data: TrainingSet, params: FromClassifierParams, random: torch.Generator, run: Run, *, steps_after: int) -> Classifier:
+    """The classifier that a run starts from, its weights frozen: the named one, or one trained now, before ``steps_after`` more steps.
+
+    A resumed run finds its weights in the checkpoint, which must hold it. ``TrainingRefused`` if the named one has another shape than ``params``.
+    """
+    net = build(params, run)
+    if run.classifier is not None:
+        take_over(net, run.classifier)
+    elif run.resume is None:
+        pretrain(net, data, params, random, run, after=0, steps=params.classifier_steps + steps_after)
+    return net.eval().requires_grad_(False)
+
+
+def take_over(net: Classifier, weights: bytes) -> None:
+    """Gives the classifier the weights of a registered one; ``TrainingRefused`` if they have another shape."""
+    try:
+        load_weights(net, weights)
+    except RuntimeError as error:
+        raise TrainingRefused(f"the classifier to start from has another shape than channels, blocks and hidden ask for: {error}") from error
+
+
+def pretrain(net: Classifier, data: TrainingSet, params: ClassifierParams, random: torch.Generator, run: Run, *, after: int, steps: int) -> None:
+    """Trains a classifier that something else starts from; ``after`` so many of the run's ``steps``."""
+    adam = optimizer(net, params)
+    for step in range(1, params.classifier_steps + 1):
+        loss = learn(net, adam, blurred(data.batch(params.batch, random), params, random))
+        run.tick(after + step, steps, metrics=partial(metrics, loss), state=None)
+
+
+def build(params: ClassifierParams, run: Run, *, nth: int = 0) -> Classifier:
     """An untrained classifier of the shape that ``params`` ask for, its weights drawn from the run's seed and ``nth``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed + SEED_STRIDE * nth)
@@ -38,12 +67,12 @@ def build(params: TrunkParams, run: Run, *, nth: int = 0) -> Classifier:
         return Classifier(trunk).to(run.device)
 
 
-def optimizer(net: Classifier, params: TrunkParams) -> torch.optim.Optimizer:
+def optimizer(net: Classifier, params: ClassifierParams) -> torch.optim.Optimizer:
     """Adam at its usual settings."""
     return torch.optim.Adam(net.parameters(), lr=params.classifier_lr, fused=True)
 
 
-def blurred(batch: Batch, params: TrunkParams, random: torch.Generator) -> Batch:
+def blurred(batch: Batch, params: ClassifierParams, random: torch.Generator) -> Batch:
     """The batch with noise on its fields: on wines never seen, R2 .37 after 300 steps where .30 was had without it after 600."""
     noise = torch.randn(batch.fields.shape, generator=random, device=batch.fields.device)
     return replace(batch, fields=batch.fields + params.classifier_noise * noise)

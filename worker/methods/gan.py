@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from app.params import GanParams
 from worker import losses
-from worker.checkpoint import Trainees, load_weights
+from worker.checkpoint import Trainees
 from worker.methods import classifier as classifier_method
 from worker.nets import Blend, Classifier, Discriminator, Generator, Panel
-from worker.training import Batch, Metrics, Run, Trained, TrainingRefused, TrainingSet
+from worker.training import Batch, Metrics, Run, Trained, TrainingSet
 
 BETAS = (0.0, 0.99)  # R3GAN, table 8: no momentum on the first moment
 CONSTANT_UNTIL = 0.4  # share of the steps at the peak rate, before the cosine
@@ -149,7 +149,7 @@ def train(data: TrainingSet, params: GanParams, run: Run) -> Trained:
         losses_ = torch.stack([_round(game, step, data, params, random) for game in games]).mean(0)  # (2,)
         run.tick(before + step + 1, before + params.steps, metrics=partial(_metrics, losses_), state=partial(trainees.save, step + 1))
     panel = Panel(discriminator for game in games for discriminator in game.discriminators)
-    return Trained(classifiers[0], panel, Blend(game.average for game in games))
+    return Trained(classifier=classifiers[0], discriminator=panel, source=Blend(game.average for game in games), recalibrate=params.recalibrate)
 
 
 def _round(game: _Game, step: int, data: TrainingSet, params: GanParams, random: torch.Generator) -> Tensor:
@@ -168,29 +168,13 @@ def _classifiers(data: TrainingSet, params: GanParams, random: torch.Generator, 
     classifiers = [classifier_method.build(params, run, nth=nth) for nth in range(params.blend * params.discriminators)]
     untaught = classifiers
     if run.classifier is not None:
-        _take_over(classifiers[0], run.classifier)
+        classifier_method.take_over(classifiers[0], run.classifier)
         untaught = classifiers[1:]
     if run.resume is None:  # seconds, so it is done again rather than checkpointed
         steps = params.classifier_steps * len(untaught) + params.steps
         for nth, classifier in enumerate(untaught):
-            _pretrain(classifier, data, params, random, run, after=nth * params.classifier_steps, steps=steps)
+            classifier_method.pretrain(classifier, data, params, random, run, after=nth * params.classifier_steps, steps=steps)
     return classifiers
-
-
-def _take_over(classifier: Classifier, weights: bytes) -> None:
-    try:
-        load_weights(classifier, weights)
-    except RuntimeError as error:
-        raise TrainingRefused(f"the classifier to start from has another shape than channels, blocks and hidden ask for: {error}") from error
-
-
-def _pretrain(classifier: Classifier, data: TrainingSet, params: GanParams, random: torch.Generator, run: Run, *, after: int, steps: int) -> None:
-    """Trains a classifier that becomes a discriminator; ``after`` so many of the run's ``steps``."""
-    adam = classifier_method.optimizer(classifier, params)
-    for step in range(1, params.classifier_steps + 1):
-        batch = classifier_method.blurred(data.batch(params.batch, random), params, random)
-        loss = classifier_method.learn(classifier, adam, batch)
-        run.tick(after + step, steps, metrics=partial(classifier_method.metrics, loss), state=None)
 
 
 def _build(nth: int, classifiers: Sequence[Classifier], params: GanParams, run: Run) -> tuple[Generator, list[Discriminator]]:
