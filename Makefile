@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check format lock starter clean
+.PHONY: run test check format lock starter leaderboard clean
 
 run: $(VENV)/.run ## install what serving and training need, then API and worker together; Ctrl-C stops both
 	@exec $(BIN)/cuvee up
@@ -29,6 +29,9 @@ lock: ## pin the newest versions of everything in constraints.txt
 
 starter: $(VENV)/.run ## train the starter model again and pour its dataset (eight minutes)
 	$(BIN)/python scripts/pour_starter.py
+
+leaderboard: $(VENV)/.run ## train every method on DATASET (uci) at default settings and print them side by side
+	@exec $(BIN)/python scripts/leaderboard.py --dataset $(or $(DATASET),uci)
 
 clean: ## forget the environment; data under var/ stays
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -157,6 +157,7 @@ class Manifest(_Frozen):
     latents: int = Field(0, ge=0, description="dimensions of the space between encoder and decoder; 0 where there are none")
     labels: dict[str, dict[int, int]] = Field(description="training rows of each quality, by type")
     codec: dict[str, Any]
+    copulas: dict[str, Any] = Field({}, description="what each type's measurements are expected to be given the others; see app.copula")
     calibrations: dict[str, Calibration] = Field(description="discriminator, critic: of those that the model has")
     ranks: list[float] = Field(description="quantiles, evenly spaced from 0 to 1, of the critic's logits on real wines that it was not trained on; or none")
     report: Report

@@ -12,13 +12,14 @@ from app.bundle import Bundle
 from app.db import Database
 from app.sampler import Sampler
 from app.scorer import Scorer
+from app.variations import Variations
 
 KEEP = 4  # open models; each holds about 10 MB
 ALIAS_TTL_S = 1.0  # how old an answer to "which model is champion" may be
 
 
 class OpenModel:
-    """A verified bundle; its sampler and scorer are built when first asked for."""
+    """A verified bundle; its sampler, scorer and variations are built when first asked for."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -32,6 +33,11 @@ class OpenModel:
     def scorer(self) -> Scorer:
         """``Conflict`` if the model can't score."""
         return Scorer(self.bundle)
+
+    @cached_property
+    def variations(self) -> Variations:
+        """``Conflict`` if the model has no latent space."""
+        return Variations(self.bundle)
 
 
 class Cellar:

@@ -92,6 +92,10 @@ class FieldTable:
         over = np.maximum(values - high, 0) + np.minimum(values - low, 0)
         return np.asarray(np.interp(values, self.values, known) + slope * over)
 
+    def value_at(self, score: float) -> float:
+        """The value in ticks whose normal score this is, in between interpolated, ends clipped."""
+        return float(np.interp(score, self._known_scores, self.values))
+
     @cached_property
     def _known_scores(self) -> Floats:
         """The normal score of each value's middle rank, (k,)."""
@@ -210,12 +214,13 @@ def fit(wines: Wines) -> Codec:
 def _fit_type(ticks: Ticks) -> TypeCodec:
     density = fit_density(_others(_swap_bound(ticks)), np.asarray(ticks[:, DENSITY] * DENSITY_PER_TICK, dtype=np.float64))
     fields = _to_fields(ticks, density)
-    tables = tuple(_table(fields[:, j]) for j in range(len(FIELDS)))
-    observed = _table(ticks[:, DENSITY].astype(np.int64))
+    tables = tuple(field_table(fields[:, j]) for j in range(len(FIELDS)))
+    observed = field_table(ticks[:, DENSITY].astype(np.int64))
     return TypeCodec(tables, density, _grid(_compose(fields, density), observed))
 
 
-def _table(values: Ints) -> FieldTable:
+def field_table(values: Ints) -> FieldTable:
+    """The values of one field in training rows, (rows,), each once with its count."""
     unique, counts = np.unique(values, return_counts=True)
     return FieldTable(unique, counts, _ends(np.cumsum(counts) / len(values)))
 
@@ -287,11 +292,13 @@ def from_state(state: dict[str, Any]) -> Codec:
         raise BundleInvalid(f"the manifest's codec is damaged: {error!r}") from error
 
 
-def _table_state(table: FieldTable) -> dict[str, Any]:
+def table_state(table: FieldTable) -> dict[str, Any]:
+    """The table as plain JSON values; ``table_from`` is its inverse."""
     return {"values": table.values.tolist(), "counts": table.counts.tolist(), "ends": table.ends.tolist()}
 
 
-def _table_from(state: dict[str, Any]) -> FieldTable:
+def table_from(state: dict[str, Any]) -> FieldTable:
+    """The table that ``table_state`` wrote; ``ValueError`` or ``KeyError`` if it is another thing."""
     table = FieldTable(*(np.array(state[k], dtype=np.int64) for k in ("values", "counts", "ends")))
     whole = len(table.values) == len(table.counts) == len(table.ends) > 0 and table.ends[-1] == CELLS
     if not whole or (np.diff(table.ends, prepend=0) < 0).any():
@@ -305,16 +312,16 @@ _DENSITY_ARRAYS = {"mean": 10, "std": 10, "feature_mean": 65, "feature_std": 65,
 def _type_state(codec: TypeCodec) -> dict[str, Any]:
     density: dict[str, Any] = {name: getattr(codec.density, name).tolist() for name in _DENSITY_ARRAYS}
     return {
-        "fields": {name: _table_state(f) for name, f in zip(FIELDS, codec.fields, strict=True)},
+        "fields": {name: table_state(f) for name, f in zip(FIELDS, codec.fields, strict=True)},
         "density": density | {"intercept": codec.density.intercept},
-        "grid": {"low": codec.grid.low, "high": codec.grid.high, **_table_state(codec.grid.table)},
+        "grid": {"low": codec.grid.low, "high": codec.grid.high, **table_state(codec.grid.table)},
     }
 
 
 def _type_from(state: dict[str, Any]) -> TypeCodec:
     density, grid = state["density"], state["grid"]
     return TypeCodec(
-        tuple(_table_from(state["fields"][name]) for name in FIELDS),
+        tuple(table_from(state["fields"][name]) for name in FIELDS),
         DensityModel(**{k: np.array(density[k], dtype=np.float64).reshape(n) for k, n in _DENSITY_ARRAYS.items()}, intercept=float(density["intercept"])),
-        DensityGrid(float(grid["low"]), float(grid["high"]), _table_from(grid)),
+        DensityGrid(float(grid["low"]), float(grid["high"]), table_from(grid)),
     )

@@ -132,7 +132,7 @@ def _store(db: Database, dataset_id: str, canonical: bytes, table: Table, *, sou
 
 
 def _canonical(wines: Wines) -> bytes:
-    return b"".join(formats.csv_chunks([wines]))
+    return formats.to_csv(wines)
 
 
 def _dataset(row: Row[Any]) -> Dataset:

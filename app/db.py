@@ -112,6 +112,7 @@ models = sa.Table(
     sa.Column("report", sa.JSON, nullable=False),
     sa.Column("lineage", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("pool", sa.Integer, nullable=False, server_default="0"),  # rows made in advance; 0: none
 )
 
 aliases = sa.Table(

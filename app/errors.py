@@ -48,6 +48,12 @@ class Conflict(CuveeError):
     slug = "conflict"
 
 
+class Unauthorised(CuveeError):
+    """Credentials came that are not this deployment's."""
+
+    slug = "unauthorised"
+
+
 class TooLarge(CuveeError):
     """More bytes or rows came in than this deployment accepts."""
 

@@ -1,47 +1,130 @@
-"""Blocks of wines -> JSON and CSV, piece by piece. Wine lives on a grid, so every value's text is made once and then looked up."""
+"""Blocks of wines -> JSON, NDJSON, CSV, Parquet and Arrow, piece by piece, in memory that does not grow with the rows.
+
+Wine lives on a grid, so for the text formats every value's text is made once and then looked up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.wine import COLUMNS, HIGH_TICKS, LOW_TICKS, NAMES, QUALITY_RANGE, TYPES, Wines
+from app.wine import COLUMNS, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, NAMES, QUALITY_RANGE, TYPES, Wines
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Tokens = list[NDArray[np.object_]]  # for each of the 13 columns, the text of each value from its lowest up
+TextFormat = Literal["json", "ndjson", "csv"]
+Extra = Mapping[str, NDArray[Any]]  # further columns, each (rows,), of integers, floats, or objects (text, floats, None)
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
+ARROW = "application/vnd.apache.arrow.stream"
+
+BATCH = 16_384  # rows of an Arrow batch or a Parquet row group
+DECIMALS = 6  # of further columns that are no whole numbers: more than any judge means
+_END = {"json": "},", "ndjson": "}\n", "csv": "\n"}
 
 
-def json_chunks(blocks: Iterable[Wines]) -> Iterator[bytes]:
-    """One JSON array of row objects, a piece for each block."""
+@dataclass(frozen=True)
+class Sheet:
+    """Wines, and further columns beside them."""
+
+    wines: Wines
+    extra: Extra = field(default_factory=dict)
+
+
+def json_chunks(sheets: Iterable[Sheet], names: Sequence[str] = ()) -> Iterator[bytes]:
+    """One JSON array of row objects, a piece for each sheet; ``names`` are those of all further columns."""
     before = "["
-    for block in filter(len, blocks):  # an empty one would leave a lone comma
-        yield (before + _text(block, _json_tokens()).removesuffix(",")).encode()
-        before = ","
+    for sheet in sheets:
+        if len(sheet.wines):  # an empty one would leave a lone comma
+            yield (before + _text(sheet, "json").removesuffix(",")).encode()
+            before = ","
     yield b"[]" if before == "[" else b"]"
 
 
-def csv_chunks(blocks: Iterable[Wines]) -> Iterator[bytes]:
+def ndjson_chunks(sheets: Iterable[Sheet], names: Sequence[str] = ()) -> Iterator[bytes]:
+    """A JSON object on a line for each row, a piece for each sheet."""
+    for sheet in sheets:
+        yield _text(sheet, "ndjson").encode()
+
+
+def csv_chunks(sheets: Iterable[Sheet], names: Sequence[str] = ()) -> Iterator[bytes]:
     """A header line, then a line for each row (RFC 4180 but for LF line ends)."""
-    yield (",".join(NAMES) + "\n").encode()
-    for block in blocks:
-        yield _text(block, _csv_tokens()).encode()
+    yield (",".join((*NAMES, *names)) + "\n").encode()
+    for sheet in sheets:
+        yield _text(sheet, "csv").encode()
 
 
-CHUNKS = {JSON: json_chunks, CSV: csv_chunks}
+def arrow_chunks(sheets: Iterable[Sheet], names: Sequence[str] = ()) -> Iterator[bytes]:
+    """An Arrow IPC stream, a piece for each batch of about ``BATCH`` rows."""
+    import pyarrow as pa
+
+    return _written(sheets, names, pa.ipc.new_stream)
 
 
-def _text(block: Wines, tokens: Tokens) -> str:
-    parts = np.empty((len(block), len(NAMES)), dtype=object)
+def parquet_chunks(sheets: Iterable[Sheet], names: Sequence[str] = ()) -> Iterator[bytes]:
+    """A Parquet file, a piece for each row group of about ``BATCH`` rows."""
+    import pyarrow.parquet as pq
+
+    return _written(sheets, names, pq.ParquetWriter)
+
+
+CHUNKS: dict[str, Callable[[Iterable[Sheet], Sequence[str]], Iterator[bytes]]] = {
+    JSON: json_chunks,
+    NDJSON: ndjson_chunks,
+    CSV: csv_chunks,
+    PARQUET: parquet_chunks,
+    ARROW: arrow_chunks,
+}
+BINARY = (PARQUET, ARROW)
+
+
+def writer() -> str:
+    """What the bytes of the binary formats depend on beside the rows."""
+    import pyarrow as pa
+
+    return f"pyarrow {pa.__version__}"
+
+
+def to_csv(wines: Wines) -> bytes:
+    """All of it at once."""
+    return b"".join(csv_chunks([Sheet(wines)]))
+
+
+def _text(sheet: Sheet, style: TextFormat) -> str:
+    wines, extra = sheet.wines, sheet.extra
+    tokens = _tokens(style, closed=not extra)
+    parts = np.empty((len(wines), len(NAMES) + len(extra)), dtype=object)
     for j in range(len(COLUMNS)):
-        parts[:, j] = tokens[j].take(block.ticks[:, j] - LOW_TICKS[j])
-    parts[:, -2] = tokens[-2].take(block.quality - QUALITY_RANGE[0])
-    parts[:, -1] = tokens[-1].take(block.red.astype(np.int64))
+        parts[:, j] = tokens[j].take(wines.ticks[:, j] - LOW_TICKS[j])
+    parts[:, len(COLUMNS)] = tokens[-2].take(wines.quality - QUALITY_RANGE[0])
+    parts[:, len(COLUMNS) + 1] = tokens[-1].take(wines.red.astype(np.int64))
+    for k, (name, values) in enumerate(extra.items(), 1):
+        before = "," if style == "csv" else f',"{name}":'
+        after = _END[style] if k == len(extra) else ""
+        parts[:, len(NAMES) + k - 1] = [f"{before}{value}{after}" for value in _texts(values, style)]
     return "".join(parts.reshape(-1).tolist())
+
+
+def _texts(values: NDArray[Any], style: TextFormat) -> Iterable[object]:
+    plain: list[object] = _rounded(values).tolist()
+    if values.dtype != object:
+        return plain
+    return ("" if value is None else value for value in plain) if style == "csv" else map(json.dumps, plain)
+
+
+def _rounded(values: NDArray[Any]) -> NDArray[Any]:
+    return np.round(values, DECIMALS) if values.dtype.kind == "f" else values
 
 
 @cache
@@ -54,18 +137,75 @@ def _values() -> list[list[str]]:
 
 
 @cache
-def _json_tokens() -> Tokens:
-    quoted = [*_values()[:-1], [f'"{t}"' for t in TYPES]]
-    before = ["{", *[","] * (len(NAMES) - 1)]
-    after = [*[""] * (len(NAMES) - 1), "},"]
-    return [_array(f'{b}"{name}":', values, a) for b, name, values, a in zip(before, NAMES, quoted, after, strict=True)]
+def _tokens(style: TextFormat, *, closed: bool) -> Tokens:
+    """Every value with what stands before it, and with the end of the row where ``closed``."""
+    if style == "csv":
+        values, before = _values(), ["", *[","] * (len(NAMES) - 1)]
+    else:
+        values = [*_values()[:-1], [f'"{t}"' for t in TYPES]]
+        before = [f'{mark}"{name}":' for mark, name in zip(["{", *[","] * (len(NAMES) - 1)], NAMES, strict=True)]
+    after = [*[""] * (len(NAMES) - 1), _END[style] if closed else ""]
+    return [np.array([f"{b}{value}{a}" for value in column], dtype=object) for b, column, a in zip(before, values, after, strict=True)]
 
 
-@cache
-def _csv_tokens() -> Tokens:
-    after = [*[","] * (len(NAMES) - 1), "\n"]
-    return [_array("", values, a) for values, a in zip(_values(), after, strict=True)]
+class _Taken:
+    """A file that hands out what was written to it since it was last asked."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(self._parts[-1])
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def take(self) -> bytes:
+        taken = b"".join(self._parts)
+        self._parts.clear()
+        return taken
 
 
-def _array(before: str, values: list[str], after: str) -> NDArray[np.object_]:
-    return np.array([f"{before}{value}{after}" for value in values], dtype=object)
+def _written(sheets: Iterable[Sheet], names: Sequence[str], opened: Callable[[Any, Any], Any]) -> Iterator[bytes]:
+    sink = _Taken()
+    with opened(sink, _schema(names)) as file:
+        for batch in _batches(sheets, names):
+            file.write_batch(batch)
+            yield sink.take()
+    yield sink.take()
+
+
+def _batches(sheets: Iterable[Sheet], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    gathered: list[Sheet] = []
+    rows = 0
+    for sheet in sheets:
+        gathered.append(sheet)
+        rows += len(sheet.wines)
+        if rows >= BATCH:
+            yield _batch(gathered, names)
+            gathered, rows = [], 0
+    if rows:
+        yield _batch(gathered, names)
+
+
+def _schema(names: Sequence[str]) -> pa.Schema:
+    import pyarrow as pa
+
+    kinds = {"row": pa.int64(), "predicted_quality": pa.int64(), "reason": pa.string()}
+    fields = [(name, pa.float64()) for name in MEASUREMENTS] + [("quality", pa.int64()), ("type", pa.string())]
+    return pa.schema(fields + [(name, kinds.get(name, pa.float64())) for name in names])
+
+
+def _batch(sheets: list[Sheet], names: Sequence[str]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    ticks = np.concatenate([s.wines.ticks for s in sheets])
+    red = np.concatenate([s.wines.red for s in sheets]).astype(np.int8)
+    columns = [pa.array(ticks[:, j] / column.scale) for j, column in enumerate(COLUMNS)]
+    columns += [pa.array(np.concatenate([s.wines.quality for s in sheets])), pa.DictionaryArray.from_arrays(red, list(TYPES)).cast(pa.string())]
+    schema = _schema(names)
+    columns += [pa.array(_rounded(np.concatenate([s.extra[name] for s in sheets])), schema.field(name).type) for name in names]
+    return pa.record_batch(columns, schema=schema)

@@ -12,7 +12,8 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import __version__, migrations
-from app.api import datasets, health, jobs, models, problems, samples, scores
+from app.api import datasets, health, jobs, leaderboard, models, problems, samples, scores, variations
+from app.api.answers import Compressed
 from app.api.bodies import BodyLimit, no_strangers
 from app.api.services import Services
 from app.cellar import Cellar
@@ -45,8 +46,9 @@ def create_app(settings: Settings) -> FastAPI:
         dependencies=[Depends(no_strangers)],
     )
     app.add_middleware(BodyLimit, json=settings.max_json_bytes, table=settings.max_upload_bytes)
+    app.add_middleware(Compressed)
     problems.install(app)
-    for noun in (samples, scores, jobs, models, datasets, health):
+    for noun in (samples, scores, variations, jobs, models, leaderboard, datasets, health):
         app.include_router(noun.router)
     return app
 

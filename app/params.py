@@ -6,13 +6,13 @@ the code by the name (``worker.methods``).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import Fault, InvalidInput
 from app.faults import faults_of
-from app.wine import NAMES
+from app.wine import NAMES, QUALITY_RANGE
 
 MAX_WEIGHTS = 20_000_000  # of all networks of a training: a checkpoint holds each three times, every few seconds
 
@@ -49,7 +49,7 @@ class ClassifierParams(NetParams):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"classifier_steps": 200}}
 
     classifier_steps: int = Field(300, ge=0, le=100_000, description="Adam steps of the classifier")
-    classifier_lr: float = Field(1e-3, gt=0, le=0.1, description="its learning rate")
+    classifier_lr: float = Field(1e-3, gt=0, le=0.1, description="its learning rate; where it is trained alone, the one that falls to nothing from here")
     classifier_noise: float = Field(0.3, ge=0, le=2, description="noise on the fields that it is taught with; without it, it learns wines by heart")
 
 
@@ -93,9 +93,78 @@ class GanParams(FromClassifierParams):
         return self
 
 
+class AutoencoderParams(NetParams):
+    """``autoencoder``: wines through a bottleneck and back; new ones come from a density of the space between."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"steps": 300}}  # no "best" of its own: longer training brings nothing
+
+    steps: int = Field(1500, ge=1, le=1_000_000, description="Adam steps of encoder and decoder together")
+    lr: float = Field(2e-3, gt=0, le=0.1, description="learning rate at the start; it falls to nothing")
+    bottleneck: int = Field(8, ge=1, le=10, description="latent dimensions; fewer than the eleven measurements")
+    noise: float = Field(0.3, ge=0, le=2, description="noise on the fields that are to be encoded, in their standard deviations")
+    variational: bool = Field(False, description="encode into a normal distribution, and draw new wines' latents from the standard normal one")
+    beta: float = Field(0.1, ge=0, le=100, description="weight of that distribution's divergence from the standard normal (variational)")
+    components: int = Field(20, ge=1, le=200, description="of the Gaussian mixture of each type that latents are drawn from (not variational)")
+    output_noise: float = Field(1.0, ge=0, le=2, description="noise on the fields of new wines, in units of what reconstructions miss")
+    recalibrate: bool = Field(True, description="give the generated rows the marginals of the training rows")
+
+    @model_validator(mode="after")
+    def _fits_into_a_checkpoint(self) -> Self:
+        if (weights := 2 * self.trunk_weights) > MAX_WEIGHTS:
+            raise ValueError(f"channels, blocks and hidden: expected at most {MAX_WEIGHTS} weights in all, found about {weights}; make one of them smaller")
+        return self
+
+
+class PoolParams(FromClassifierParams):
+    """What a method takes that makes its rows in advance."""
+
+    pool: int = Field(10_000, ge=20, le=100_000, description="rows, about, in the mix of the training rows; each type and quality gets at least 1 in 200")
+
+
+class SearchParams(PoolParams):
+    """``search``: points drawn at random, kept where the classifier is sure enough of a wanted quality."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"pool": 2000, "tries": 100_000, "classifier_steps": 200},
+        "best": {"pool": 50_000, "tries": 10_000_000},
+    }
+
+    draw: Literal["uniform", "marginals"] = Field(
+        "uniform", description="uniform: anywhere between the lowest and the highest training value; marginals: each measurement that of any training row"
+    )
+    confidence: float = Field(0.5, ge=0.05, le=0.999, description="the least probability of a quality, as the classifier sees it, for a point to be kept")
+    tries: int = Field(1_000_000, ge=1000, le=100_000_000, description="points drawn for a type at most; a quality not hit once in a tenth of them is given up")
+    qualities: list[Annotated[int, Field(ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])]] | None = Field(
+        None,
+        min_length=1,
+        max_length=11,
+        description="qualities to search for, refused if practically never hit; null: all of the training rows, as far as they are hit",
+    )
+
+
+class InversionParams(PoolParams):
+    """``inversion``: noise, moved by gradient descent on the input until the classifier is sure of a wanted quality."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"pool": 1000, "steps": 100, "classifier_steps": 200}, "best": {"pool": 50_000}}
+
+    steps: int = Field(300, ge=1, le=10_000, description="steps of gradient descent on each row")
+    step_size: float = Field(1.0, gt=0, le=10, description="of a step, in normal scores for a gradient of 1")
+    prior: float = Field(0.0, ge=0, le=10, description="weight of half the squared length of a row's normal scores; 0 is the pure form")
+    noise: float = Field(1.0, gt=0, le=3, description="standard deviation of the normal scores to start from")
+
+    @model_validator(mode="after")
+    def _settles(self) -> Self:
+        if (pull := self.step_size * self.prior) > 1:
+            raise ValueError(f"prior and step_size: expected a product of at most 1, found {pull:g}, which steps over the goal; make one of them smaller")
+        return self
+
+
 METHODS: dict[str, type[Params]] = {  # each is trained by worker/methods/<name>.py
     "gan": GanParams,
     "classifier": ClassifierParams,
+    "autoencoder": AutoencoderParams,
+    "search": SearchParams,
+    "inversion": InversionParams,
 }
 
 

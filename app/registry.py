@@ -11,12 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from app.bundle import Bundle, Manifest, Measure, Report, unpack
+from app.bundle import ENCODER, Bundle, Manifest, Measure, Report, unpack
 from app.db import CHAMPION_LOCK, STARTER_LOCK, aliases, alone, jobs, models, now
 from app.errors import BundleInvalid, Conflict, NotFound
 from app.jobs import Comparison, Outcome, Promote, Verdict, verdict_from
+from app.measures import MEASURES
 
-CHAMPION = "champion"
+CHAMPION = "champion"  # pours where no model is named
+AUTOENCODER = "autoencoder"  # likewise varies wines
 SPLIT = ("holdout", "split_seed")  # the params that decide which rows are held out
 STARTER = "starter.cuvee"
 
@@ -25,31 +27,30 @@ STARTER = "starter.cuvee"
 class GateMeasure:
     """A measure that decides on promotion. What lies beyond ``best`` is luck, not merit, and counts as ``best``.
 
-    ``real_is_best``: the ceiling, what real wines of the same holdout reach, is the best where it was measured.
+    Which way is better, ``app.measures`` knows. ``real_is_best``: the ceiling, what real wines of the same holdout reach, is the best where it was measured.
     """
 
     name: str
-    lower_is_better: bool
     best: float | None
     real_is_best: bool = False
 
     def shortfall(self, value: float, *, best: float) -> float:
         """How far the value is from the best, in the measure's unit; 0 at the best and beyond."""
-        return max(0.0, value - best if self.lower_is_better else best - value)
+        return max(0.0, value - best if MEASURES[self.name].better == "lower" else best - value)
 
 
 # likeness, utility, privacy; docs/decisions/0008-gate.md says why these and why so
 GATE = (
-    GateMeasure("c2st", lower_is_better=True, best=0.5),
-    GateMeasure("tstr_r2", lower_is_better=False, best=1.0),
-    GateMeasure("dcr_closer_to_train", lower_is_better=True, best=0.5, real_is_best=True),
-    GateMeasure("near_copies", lower_is_better=True, best=None, real_is_best=True),
+    GateMeasure("c2st", best=0.5),
+    GateMeasure("tstr_r2", best=1.0),
+    GateMeasure("dcr_closer_to_train", best=0.5, real_is_best=True),
+    GateMeasure("near_copies", best=None, real_is_best=True),
 )
 
 
 @dataclass(frozen=True)
 class Model:
-    """A registered model without its bytes; ``created_at`` in seconds since 1970 on the database's clock."""
+    """A registered model without its bytes; ``created_at`` in seconds since 1970 on the database's clock, ``pool`` as in its manifest."""
 
     id: str
     job_id: str | None
@@ -60,6 +61,7 @@ class Model:
     report: dict[str, Any]
     lineage: dict[str, Any]
     created_at: float
+    pool: int
     verdict: Verdict | None
     aliases: tuple[str, ...]
 
@@ -85,6 +87,7 @@ def publish(tx: Connection, bundle: Bundle, data: bytes, *, job_id: str | None) 
         "bundle": data,
         "report": bundle.manifest.report.model_dump(),
         "lineage": bundle.manifest.lineage.model_dump(),
+        "pool": bundle.manifest.pool,
         "created_at": now(),
     }
     tx.execute(sa.insert(models).values(values))
@@ -136,36 +139,42 @@ def point(tx: Connection, alias: str, model_id: str, *, reason: str) -> None:
 
 
 def judge(tx: Connection, challenger: Bundle, promote: Promote) -> Verdict:
-    """Whether the challenger becomes champion: asked for, or measured better on the champion's own holdout, beyond the spread.
+    """Whether the challenger gets the alias that it contests: asked for, or measured better on the holder's own holdout, beyond the spread.
 
-    Holds the champion until the transaction ends: of two models that finish together the second meets the first.
+    Holds the alias until the transaction ends: of two models that finish together the second meets the first.
     """
     alone(tx, CHAMPION_LOCK)
     if not challenger.pours:
         return Verdict(False, "not promoted: it does not generate wines, and a champion must pour")
     if promote != "auto":
         return Verdict(promote == "always", f"{'promoted' if promote == 'always' else 'not promoted'}: promote was {promote!r}")
-    champion = tx.execute(_champion()).one_or_none()
+    alias = contested(challenger)
+    champion = tx.execute(_holder(alias)).one_or_none()
     if champion is None:
-        return Verdict(True, "promoted: there was no champion to compare with")
-    return _compare(challenger.manifest, champion)
+        return Verdict(True, f"promoted: there was no {alias} to compare with")
+    return _compare(challenger.manifest, champion, alias)
 
 
-def _compare(challenger: Manifest, champion: Row[Any]) -> Verdict:
-    """Whether the challenger's report beats the champion's; reports of other rows are no match."""
+def contested(model: Bundle) -> str:
+    """The alias that a finished model may get: one that can vary wines is compared with its like only."""
+    return AUTOENCODER if ENCODER in model.parts else CHAMPION
+
+
+def _compare(challenger: Manifest, champion: Row[Any], alias: str) -> Verdict:
+    """Whether the challenger's report beats that of the ``alias``'s holder; reports of other rows are no match."""
     if challenger.report.in_sample:
-        return Verdict(False, "not promoted: its report is in-sample, so there is nothing to compare with the champion's", champion.id)
+        return Verdict(False, f"not promoted: its report is in-sample, so there is nothing to compare with the {alias}'s", champion.id)
     own, its = _measured_on(challenger.lineage.model_dump(), challenger.report.model_dump()), _measured_on(champion.lineage, champion.report)
     if differing := [key for key in own if own[key] != its[key]]:
         return Verdict(
-            False, f"not promoted: the champion was measured otherwise ({', '.join(differing)} differ); promote 'always' decides by hand", champion.id
+            False, f"not promoted: the {alias} was measured otherwise ({', '.join(differing)} differ); promote 'always' decides by hand", champion.id
         )
     its_report = Report.model_validate(champion.report)
     compared = {gate.name: compare(gate, challenger.report.measures.get(gate.name), its_report.measures.get(gate.name)) for gate in GATE}
     if lacking := [name for name, comparison in compared.items() if comparison is None]:
         why = "; ".join([f"{', '.join(lacking)} and its spread are not in both reports", *challenger.report.notes])
         return Verdict(False, f"not promoted: {why}; promote 'always' decides by hand", champion.id)
-    return _gate(champion.id, tuple(comparison for comparison in compared.values() if comparison is not None))
+    return _gate(champion.id, alias, tuple(comparison for comparison in compared.values() if comparison is not None))
 
 
 def compare(gate: GateMeasure, challenger: Measure | None, champion: Measure | None) -> Comparison | None:
@@ -184,14 +193,14 @@ def compare(gate: GateMeasure, challenger: Measure | None, champion: Measure | N
     return Comparison(gate.name, challenger.value, champion.value, spread, outcome)
 
 
-def _gate(champion: str, comparisons: tuple[Comparison, ...]) -> Verdict:
+def _gate(champion: str, alias: str, comparisons: tuple[Comparison, ...]) -> Verdict:
     """Better beyond the spread in one measure at least, worse beyond it in none."""
     better, worse = (_figures(c for c in comparisons if c.outcome == outcome) for outcome in ("better", "worse"))
     if worse:
-        return Verdict(False, f"not promoted: worse than the champion in {worse}" + (f", though better in {better}" if better else ""), champion, comparisons)
+        return Verdict(False, f"not promoted: worse than the {alias} in {worse}" + (f", though better in {better}" if better else ""), champion, comparisons)
     if not better:
-        return Verdict(False, f"not promoted: even with the champion in {_figures(comparisons)}", champion, comparisons)
-    return Verdict(True, f"promoted: better than the champion in {better}, worse in nothing that the gate compares", champion, comparisons)
+        return Verdict(False, f"not promoted: even with the {alias} in {_figures(comparisons)}", champion, comparisons)
+    return Verdict(True, f"promoted: better than the {alias} in {better}, worse in nothing that the gate compares", champion, comparisons)
 
 
 def _figures(comparisons: Iterable[Comparison]) -> str:
@@ -218,7 +227,7 @@ def install_starter(tx: Connection) -> str:
     alone(tx, STARTER_LOCK)
     if tx.execute(sa.select(models.c.id).where(models.c.id == bundle.id)).one_or_none() is None:
         publish(tx, bundle, data, job_id=None)
-    champion = tx.execute(_champion()).one_or_none()
+    champion = tx.execute(_holder(CHAMPION)).one_or_none()
     if champion is None or (champion.job_id is None and champion.id != bundle.id):  # none yet, or an older package's
         point(tx, CHAMPION, bundle.id, reason="the starter model, shipped with the package")
     return bundle.id
@@ -229,11 +238,11 @@ def starter_bytes() -> bytes:
     return resources.files("app.starter").joinpath(STARTER).read_bytes()
 
 
-def _champion() -> sa.Select[Any]:
+def _holder(alias: str) -> sa.Select[Any]:
     return (
         sa.select(models.c.id, models.c.job_id, models.c.lineage, models.c.report)
         .join(aliases, aliases.c.model_id == models.c.id)
-        .where(aliases.c.alias == CHAMPION)
+        .where(aliases.c.alias == alias)
     )
 
 

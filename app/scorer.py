@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app import codec
+from app import codec, copula
 from app.bundle import CLASSIFIER, CRITIC, DISCRIMINATOR, Bundle, Calibration
 from app.codec import CONDITION, FIELDS
+from app.copula import Reason
 from app.errors import BundleInvalid, Conflict, Fault, InvalidInput
 from app.inference import session
 from app.wine import TYPES, Floats, Wines
@@ -76,11 +77,19 @@ class Scorer:
             raise BundleInvalid(f"expected at least 2 rising ranks beside {CRITIC}, found {len(self._ranks)}")
         self._types = [t for t in TYPES if bundle.manifest.labels.get(t)]
         self._codec = codec.from_state(bundle.manifest.codec)
+        self._copulas = copula.from_state(bundle.manifest.copulas)
+        self._id = bundle.id
         self._classifier = session(bundle.parts[CLASSIFIER]) if CLASSIFIER in bundle.parts else None
+
+    @property
+    def columns(self) -> set[str]:
+        """The fields of ``Scores`` that this model can tell."""
+        told = {*self._judges, *({"p_real"} if self._judges else ())} | ({"percentile"} if "critic" in self._judges else set())
+        return told | ({"predicted_quality"} if self._classifier else set())
 
     def score(self, wines: Wines) -> Scores:
         """Scores of all rows; ``InvalidInput`` for a type that the model never saw."""
-        self._check_types(wines)
+        self.check(wines)
         logits = {name: np.empty(len(wines)) for name in self._judges}
         quality = np.empty(len(wines), dtype=np.int64) if self._classifier else None
         for first in range(0, len(wines), BLOCK):
@@ -92,18 +101,37 @@ class Scorer:
                 logits[name][at] = judge.logits(asked)[: len(part)]
             if self._classifier is not None and quality is not None:
                 (qualities,) = self._classifier.run(None, {"fields": fields, "condition": _filled(codec.neutral_condition(part.red))})
-                quality[at] = qualities[: len(part)].argmax(1)
+                quality[at] = _expected(qualities[: len(part)])
         said = {name: judge.p_real(logits[name]) for name, judge in self._judges.items()}
         discriminator, critic = said.get("discriminator"), said.get("critic")
         percentile = np.interp(logits["critic"], self._ranks, np.linspace(0, 1, len(self._ranks))) if critic is not None else None
         return Scores(discriminator if critic is None else critic, discriminator, critic, percentile, quality)
 
-    def _check_types(self, wines: Wines) -> None:
+    def reasons(self, wines: Wines) -> list[list[Reason]]:
+        """What looks off about each wine, the strongest first; ``Conflict`` if the model is too old to tell, ``InvalidInput`` as ``score``."""
+        if not self._copulas:
+            raise Conflict(f"model {self._id} was made before models could give reasons; train it again, or leave out explain")
+        self.check(wines)
+        return copula.reasons(self._copulas, wines)
+
+    @property
+    def explains(self) -> bool:
+        """Whether it can give ``reasons``."""
+        return bool(self._copulas)
+
+    def check(self, wines: Wines, *, first: int = 0) -> None:
+        """``InvalidInput`` for a type that the model never saw, by its row; rows are counted from ``first``."""
         for red in np.unique(wines.red):
             if (name := TYPES[int(red)]) not in self._types:
-                row = int(np.flatnonzero(wines.red == red)[0])
+                row = first + int(np.flatnonzero(wines.red == red)[0])
                 detail = f"this model was trained without any {name} wine, so it can't score one"
                 raise InvalidInput(detail, [Fault(f"/body/rows/{row}/type", detail, expected=" or ".join(self._types), found=name)])
+
+
+def _expected(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The expected score, rounded, (rows,), from logits of each, (rows, 11): more often right than the most probable one (docs/experiments.md, 30)."""
+    odds = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return np.asarray(np.rint((odds * np.arange(logits.shape[1])).sum(1) / odds.sum(1)), dtype=np.int64)
 
 
 def _filled(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import CuveeError
@@ -36,7 +36,8 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(1.0, gt=0, le=60)
     checkpoint_interval_s: float = Field(15.0, ge=0, le=3600)
     stall_s: float = Field(300.0, gt=0, description="a training that reports nothing for so long is ended and tried again")
-    max_rows: int = Field(1_000_000, ge=1, description="rows in one answer of GET /samples")
+    max_rows: int = Field(10_000_000, ge=1, description="rows that one GET /samples may make: those in the answer, and those passed over")
+    token: SecretStr | None = Field(None, min_length=16, description="who sends it as a bearer token has no such limit")
     max_score_rows: int = Field(10_000, ge=1, description="rows in one POST /score")
     max_json_bytes: int = Field(4 * 2**20, ge=1, description="bytes of one JSON body")
     max_upload_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one uploaded table")

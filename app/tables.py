@@ -1,19 +1,27 @@
-"""CSV -> wines: strict about every cell, and plain about the first ones that are wrong."""
+"""Tables that come in -> wines: CSV, NDJSON, Parquet and Arrow, a part at a time, strict about every cell and plain about the first that are wrong."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from app.errors import Fault, InvalidInput
-from app.wine import COLUMNS, FREE_SO2, NAMES, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Wines, to_ticks
+from app.formats import ARROW, CSV, NDJSON, PARQUET
+from app.wine import COLUMNS, FREE_SO2, MEASUREMENTS, NAMES, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Wines, concatenate, to_ticks
 
 MAX_FAULTS = 20  # told at once; nobody reads more
+PART = 8192  # rows read at a time
 _OFF_GRID = 1e-6  # ticks; a decimal read as a float is nearer than this to its tick
+
+Cells = Sequence[Any]  # of one row, in the order of NAMES: text from CSV, JSON values, numbers from Arrow
 
 
 @dataclass(frozen=True)
@@ -25,46 +33,58 @@ class Table:
 
 
 def read_csv(data: bytes) -> Table:
-    """The table in these bytes: UTF-8, a header with the 13 columns in any order, comma or semicolon between cells.
+    """The whole table in these bytes, as ``parts`` reads CSV."""
+    read = list(parts(io.BytesIO(data), CSV))
+    if not read:
+        none = np.zeros(0, dtype=np.int64)
+        return Table(Wines(np.zeros((0, len(COLUMNS)), dtype=np.int32), none, none.astype(np.bool_)), 0)
+    return Table(concatenate([part.wines for part in read]), sum(part.snapped for part in read))
 
-    Spaces in column names count as underscores, as in the original files. ``InvalidInput`` lists the first cells that
-    are wrong by line and column, with what was expected and what was found.
+
+def parts(file: BinaryIO, media_type: str) -> Iterator[Table]:
+    """The table in this file, at most ``PART`` rows at a time, in memory that does not grow with it.
+
+    CSV is UTF-8 with a header that names the 13 columns in any order, comma or semicolon between cells, spaces in names
+    for underscores as in the original files; NDJSON an object with the 13 names on each line; Parquet and Arrow have
+    the 13 columns. ``InvalidInput`` lists the first cells that are wrong by line (row, in the binary formats) and
+    column, with what was expected and what was found.
     """
-    rows = _rows(data)
-    header = [name.strip().replace(" ", "_") for name in rows[0][1]] if rows else []
+    return _READERS[media_type](file)
+
+
+def _csv(file: BinaryIO) -> Iterator[Table]:
+    numbered = _lines(file)
+    first = next(numbered, None)
+    header = [name.strip().replace(" ", "_") for name in first[1]] if first else []
     _check_header(header)
     places = [header.index(name) for name in NAMES]
-    faults: list[Fault] = []
-    measurements = np.empty((len(rows) - 1, len(COLUMNS)))
-    quality, red = np.empty(len(rows) - 1, dtype=np.int64), np.empty(len(rows) - 1, dtype=np.bool_)
-    for i, (line, cells) in enumerate(rows[1:]):
-        if len(cells) != len(NAMES):
-            faults.append(_fault(line, None, f"{len(NAMES)} cells", f"{len(cells)} cells"))
-        else:
-            ordered = [cells[place].strip() for place in places]
-            faults += _read_row(line, ordered, measurements[i])
-            quality[i], red[i] = _quality(ordered[-2]) or 0, ordered[-1] == "red"
-        if len(faults) >= MAX_FAULTS:
-            break
-    if faults:
-        raise InvalidInput("the table has cells that are not a wine's; the first are listed", faults[:MAX_FAULTS])
-    ticks = to_ticks(measurements)
-    off_grid = np.abs(measurements * [c.scale for c in COLUMNS] - ticks) > _OFF_GRID
-    return Table(Wines(ticks, quality, red), int(off_grid.sum()))
+
+    def rows() -> Iterator[tuple[int, Cells]]:
+        for line, cells in numbered:
+            yield line, [cells[place].strip() for place in places] if len(cells) == len(NAMES) else cells
+
+    return _tables(rows(), "line", _number)
 
 
-def _rows(data: bytes) -> list[tuple[int, list[str]]]:
-    """The lines that are not blank, each with its number in the file."""
+def _lines(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a CSV that are not blank, each with its number in the file."""
+    start = file.read(4096)
+    file.seek(0)
+    separator = ";" if b";" in start.split(b"\n", 1)[0] else ","
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
     try:
-        text = data.decode("utf-8-sig")
+        reader = csv.reader(text, delimiter=separator, strict=True)
+        for row in reader:
+            if row:
+                yield reader.line_num, row
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"expected CSV in UTF-8, found byte {data[error.start]:#04x} at position {error.start}") from error
-    separator = ";" if ";" in text.split("\n", 1)[0] else ","
-    try:
-        reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-        return [(reader.line_num, row) for row in reader if row]
+        position = file.tell() - len(error.object) + error.start
+        raise InvalidInput(f"expected CSV in UTF-8, found byte {error.object[error.start]:#04x} at position {position}") from error
     except csv.Error as error:
         raise InvalidInput(f"expected CSV, found a file that is not: {error}") from error
+    finally:
+        if not file.closed:
+            text.detach()  # else it would close the file, which somebody may read again
 
 
 def _check_header(header: list[str]) -> None:
@@ -78,25 +98,112 @@ def _check_header(header: list[str]) -> None:
     raise InvalidInput(detail, [Fault("/body/line/1", detail, expected=", ".join(NAMES), found=said)])
 
 
-def _read_row(line: int, cells: list[str], into: Floats) -> list[Fault]:
+def _ndjson(file: BinaryIO) -> Iterator[Table]:
+    def rows() -> Iterator[tuple[int, Cells]]:
+        for line, text in enumerate(file, 1):
+            if text.strip():
+                yield line, _cells(line, text)
+
+    return _tables(rows(), "line", _json_number)
+
+
+def _cells(line: int, text: bytes) -> Cells:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        detail = f"line {line}: expected a JSON object, found {text[:40].decode('utf-8', 'replace').strip()}"
+        raise InvalidInput(detail, [Fault(f"/body/line/{line}", detail, expected="a JSON object", found="not JSON")]) from error
+    names = sorted(row) if isinstance(row, dict) else []
+    if names != sorted(NAMES):
+        missing, unknown = [n for n in NAMES if n not in names], [n[:40] for n in names if n not in NAMES]
+        detail = f"line {line}: expected an object with the 13 columns; missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown[:20]) or 'none'}"
+        raise InvalidInput(detail, [Fault(f"/body/line/{line}", detail, expected=", ".join(NAMES), found=", ".join(names[:20])[:200] or "no object")])
+    return [row[name] for name in NAMES]
+
+
+def _parquet(file: BinaryIO) -> Iterator[Table]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        opened = pq.ParquetFile(file)
+        _check_columns(opened.schema_arrow.names)
+        yield from _tables(_arrow_rows(opened.iter_batches(PART, columns=list(NAMES))), "row", _json_number)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInput(f"expected Parquet, found a file that is not, or is damaged: {str(error)[:200]}") from error
+
+
+def _arrow(file: BinaryIO) -> Iterator[Table]:
+    import pyarrow as pa
+
+    try:
+        with pa.ipc.open_stream(file) as reader:
+            _check_columns(reader.schema.names)
+            yield from _tables(_arrow_rows(reader), "row", _json_number)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInput(f"expected an Arrow stream, found one that is not, or is damaged: {str(error)[:200]}") from error
+
+
+def _check_columns(names: list[str]) -> None:
+    if sorted(names) != sorted(NAMES):
+        missing, extra = [n for n in NAMES if n not in names], [n[:40] for n in names if n not in NAMES]
+        detail = f"expected the 13 columns; missing: {', '.join(missing) or 'none'}; unknown or twice: {', '.join(extra[:20]) or 'none'}"
+        raise InvalidInput(detail, [Fault("/body", detail, expected=", ".join(NAMES), found=", ".join(names[:20])[:400])])
+
+
+def _arrow_rows(batches: Iterable[Any]) -> Iterator[tuple[int, Cells]]:
+    row = 0
+    for batch in batches:
+        columns = [batch.column(batch.schema.get_field_index(name)).to_pylist() for name in NAMES]
+        for cells in zip(*columns, strict=True):
+            yield row, cells
+            row += 1
+
+
+_READERS: dict[str, Callable[[BinaryIO], Iterator[Table]]] = {CSV: _csv, NDJSON: _ndjson, PARQUET: _parquet, ARROW: _arrow}
+
+
+def _tables(rows: Iterator[tuple[int, Cells]], unit: str, number: Callable[[Any], float | None]) -> Iterator[Table]:
+    """Rows, each with its place in the file, as tables of at most ``PART``."""
+    while part := list(islice(rows, PART)):
+        faults: list[Fault] = []
+        measurements = np.empty((len(part), len(COLUMNS)))
+        quality, red = np.empty(len(part), dtype=np.int64), np.empty(len(part), dtype=np.bool_)
+        for i, (place, cells) in enumerate(part):
+            if len(cells) != len(NAMES):
+                faults.append(_fault(unit, place, None, f"{len(NAMES)} cells", f"{len(cells)} cells"))
+            else:
+                faults += _read_row(unit, place, cells, number, measurements[i])
+                quality[i], red[i] = _quality(number(cells[-2])) or 0, cells[-1] == "red"
+            if len(faults) >= MAX_FAULTS:
+                break
+        if faults:
+            raise InvalidInput("the table has cells that are not a wine's; the first are listed", faults[:MAX_FAULTS])
+        ticks = to_ticks(measurements)
+        off_grid = np.abs(measurements * [c.scale for c in COLUMNS] - ticks) > _OFF_GRID
+        yield Table(Wines(ticks, quality, red), int(off_grid.sum()))
+
+
+def _read_row(unit: str, place: int, cells: Cells, number: Callable[[Any], float | None], into: Floats) -> list[Fault]:
     """Puts a row's measurements ``into`` place, (11,), and returns what is wrong with the row."""
     faults = []
     for j, column in enumerate(COLUMNS):
-        value = _number(cells[j])
+        value = number(cells[j])
         if value is None or not column.low <= value <= column.high:
-            faults.append(_fault(line, column.name, f"a number from {column.low} to {column.high} ({column.unit})", cells[j]))
+            faults.append(_fault(unit, place, column.name, f"a number from {column.low} to {column.high} ({column.unit})", cells[j]))
         else:
             into[j] = value
     if not faults and into[FREE_SO2] > into[TOTAL_SO2]:
-        faults.append(_fault(line, "free_sulfur_dioxide", f"at most the total, {cells[6]}", cells[5]))
-    if _quality(cells[-2]) is None:
-        faults.append(_fault(line, "quality", f"a whole number from {QUALITY_RANGE[0]} to {QUALITY_RANGE[1]}", cells[-2]))
+        faults.append(_fault(unit, place, MEASUREMENTS[FREE_SO2], f"at most the total, {cells[TOTAL_SO2]}", cells[FREE_SO2]))
+    if _quality(number(cells[-2])) is None:
+        faults.append(_fault(unit, place, "quality", f"a whole number from {QUALITY_RANGE[0]} to {QUALITY_RANGE[1]}", cells[-2]))
     if cells[-1] not in TYPES:
-        faults.append(_fault(line, "type", " or ".join(TYPES), cells[-1]))
+        faults.append(_fault(unit, place, "type", " or ".join(TYPES), cells[-1]))
     return faults
 
 
 def _number(cell: str) -> float | None:
+    """A number written in a cell of text."""
     if "_" in cell or not cell.isascii():  # Python reads 1_0 and other scripts' digits as numbers; nobody means them in a table
         return None
     try:
@@ -106,15 +213,19 @@ def _number(cell: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _quality(cell: str) -> int | None:
-    value = _number(cell)
+def _json_number(cell: object) -> float | None:
+    """A number that is one already."""
+    return float(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) and math.isfinite(cell) else None
+
+
+def _quality(value: float | None) -> int | None:
     if value is None or value != int(value) or not QUALITY_RANGE[0] <= value <= QUALITY_RANGE[1]:
         return None
     return int(value)
 
 
-def _fault(line: int, column: str | None, expected: str, found: str) -> Fault:
-    where = f"line {line}" + (f", {column}" if column else "")
-    shown = found[:40] or "an empty cell"
-    pointer = f"/body/line/{line}" + (f"/{column}" if column else "")
+def _fault(unit: str, place: int, column: str | None, expected: str, found: object) -> Fault:
+    where = f"{unit} {place}" + (f", {column}" if column else "")
+    shown = "null" if found is None else str(found)[:40] or "an empty cell"
+    pointer = f"/body/{unit}/{place}" + (f"/{column}" if column else "")
     return Fault(pointer, f"{where}: expected {expected}, found {shown}", expected=expected, found=shown)

@@ -45,7 +45,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0, help="of the training")
     given = arguments.parse_args()
     settings = read_settings()
-    data = b"".join(formats.csv_chunks([uci.fetch(settings).wines]))
+    data = formats.to_csv(uci.fetch(settings).wines)
     assignment = Assignment(
         job_id=None,
         method="gan",
@@ -61,9 +61,9 @@ def main() -> None:
         dataset=data,
     )
     bundle = work(assignment, _Terminal())
-    poured = Sampler(unpack(bundle)).blocks(Condition(), seed=SEED, offset=0, n=ROWS)
+    poured = Sampler(unpack(bundle)).wines(Condition(), seed=SEED, offset=0, n=ROWS)
     (FOLDER / STARTER).write_bytes(bundle)
-    (FOLDER / STARTER_FILE).write_bytes(b"".join(formats.csv_chunks(poured)))
+    (FOLDER / STARTER_FILE).write_bytes(formats.to_csv(poured))
     print(f"\nmodel {unpack(bundle).id}: {unpack(bundle).manifest.report.model_dump_json()}", file=sys.stderr)
 
 

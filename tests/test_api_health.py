@@ -13,14 +13,19 @@ import pytest
 import sqlalchemy as sa
 
 from app import migrations
+from app.api.samples import FORMATS
 from app.bundle import Bundle
 from app.db import Database, models
 from app.settings import Settings
+from app.wine import MEASUREMENTS
 from tests.conftest import serve
 
 ROOT = Path(__file__).parent.parent
 CALLS = {
     ("GET", "/samples"),
+    ("POST", "/samples/check"),
+    ("POST", "/variations"),
+    ("GET", "/leaderboard"),
     ("POST", "/score"),
     ("POST", "/train"),
     ("GET", "/jobs"),
@@ -140,18 +145,19 @@ def test_the_params_of_each_method_are_documented(api: httpx.Client, method: str
 
 def test_what_samples_takes_is_documented(api: httpx.Client) -> None:
     parameters = schema(api)["paths"]["/samples"]["get"]["parameters"]
-    assert [p["name"] for p in parameters] == ["n", "quality", "type", "seed", "offset", "model", "format"]
+    limits = {f"{name}_{end}" for name in MEASUREMENTS for end in ("min", "max")}
+    assert {p["name"] for p in parameters} == {"n", "quality", "type", "mix", "seed", "offset", "model", "include", "format"} | limits
 
 
-def test_both_formats_of_samples_are_documented(api: httpx.Client) -> None:
-    assert set(schema(api)["paths"]["/samples"]["get"]["responses"]["200"]["content"]) == {"application/json", "text/csv"}
+def test_every_format_of_samples_is_documented(api: httpx.Client) -> None:
+    assert set(schema(api)["paths"]["/samples"]["get"]["responses"]["200"]["content"]) == set(FORMATS.values())
 
 
 def test_an_api_on_an_empty_database_does_not_start_and_says_what_to_run(tmp_path: Path) -> None:
     ended = python("-m", "app.main", CUVEE_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", CUVEE_PORT="0")
     assert (ended.returncode, ended.stderr) == (
         1,
-        "cuvee api: expected schema revision 0002, found an empty database; run `cuvee migrate` with the same CUVEE_DATABASE_URL\n",
+        "cuvee api: expected schema revision 0003, found an empty database; run `cuvee migrate` with the same CUVEE_DATABASE_URL\n",
     )
 
 
@@ -185,7 +191,7 @@ from app.bundle import unpack
 from app.sampler import Condition, Sampler
 from app.scorer import Scorer
 bundle = unpack(registry.starter_bytes())
-Scorer(bundle).score(next(Sampler(bundle).blocks(Condition(), seed=1, offset=0, n=5)))
+Scorer(bundle).score(Sampler(bundle).wines(Condition(), seed=1, offset=0, n=5))
 print(*{name.split('.')[0] for name in sys.modules})
 """
     loaded = python("-c", script)

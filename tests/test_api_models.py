@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from app import datasets, registry, uci
 from app.api.answers import preferred
 from app.api.models import BLOCK
-from app.api.report_page import render
+from app.api.report_page import MEANINGS, render
 from app.api.samples import STREAM_ABOVE
 from app.api.schemas import ReportView
 from app.bundle import Bin, Bundle, Confusion, Discernment, Measure, Rate, Report, digest, pack, unpack
@@ -25,6 +25,7 @@ from app.tables import read_csv
 from app.wine import Wines
 from tests.conftest import csv_of
 
+HEADINGS = {"How good it is", "What it gives away", "How well it knows quality", "By type", "By quality", "Asked and rated", "Plausibility"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 FULL = Report(
     protocol=2,
@@ -152,7 +153,7 @@ def test_two_formats_have_two_tags_and_say_that_they_differ_by_accept(api: httpx
     other = {"report": "html", "rows": "csv"}[query]
     answers = [api.get(f"/models/{model.id}/{query}?format={name}") for name in ("json", other)]
     assert len({answer.headers["etag"] for answer in answers}) == 2
-    assert [answer.headers["vary"] for answer in answers] == ["Accept", "Accept"]
+    assert [answer.headers["vary"] for answer in answers] == ["Accept, Accept-Encoding", "Accept, Accept-Encoding"]
 
 
 @pytest.mark.parametrize(
@@ -282,6 +283,52 @@ def test_a_report_that_measured_nothing_is_a_page_with_its_note(api: httpx.Clien
     page = Page(render(view.model_copy(update={"notes": ["nothing was measured"]})))
     assert "nothing was measured" in page.words
     assert page.tags.isdisjoint({"table", "h2", "svg"})
+
+
+def page_of(api: httpx.Client, model: Bundle, **changed: object) -> Page:
+    """The page of the model's report with other values in it."""
+    view = ReportView.model_validate(api.get(f"/models/{model.id}/report").json())
+    return Page(render(view.model_copy(update=changed)))
+
+
+def test_findings_about_the_same_things_are_columns_of_one_table(api: httpx.Client, model: Bundle) -> None:
+    findings = {"acceptance": {"white 5": 0.25, "white 9": 3.1e-7}, "rows": {"white 5": 12345.0, "red 5": 0.0}, "<b>": {"all": 1.5}}
+    words = page_of(api, model, findings=findings).words
+    start = words.index("What its method found")
+    assert words[start + 2 :][:16] == [
+        *("acceptance", MEANINGS["acceptance"], "rows"),
+        *("white 5", "0.25", "12,345"),
+        *("white 9", "3.10e-07", "–"),
+        *("red 5", "–", "0"),
+        *("<b>", "all", "1.5"),
+        "What its judges know",
+    ]
+
+
+def test_the_page_says_how_fast_a_model_pours_and_whether_it_repeats_itself(api: httpx.Client, model: Bundle) -> None:
+    words = " ".join(page_of(api, model, pool=10_000, rows_per_cpu_s=123_456.7).words)
+    assert "It pours from a pool of 10,000 rows made in advance" in words
+    assert "A CPU-second of the machine that trained it pours 123,457 rows." in words
+    others = " ".join(page_of(api, model).words)
+    assert "pool" not in others
+    assert "CPU-second" not in others
+
+
+def test_the_page_of_a_classifier_is_about_quality_and_not_about_wines_it_never_made(api: httpx.Client, model: Bundle) -> None:
+    certain = {"accuracy": Measure(value=0.6, spread=0.01, floor=0.45), "r2": Measure(value=0.4, floor=-0.01)}
+    nothing: dict[str, object] = {"confusion": {}, "plausibility": {}, "judges": {}}
+    words = page_of(api, model, measures=certain, by_type={"red": certain}, by_quality={}, **nothing).words
+    assert [word for word in words if word in HEADINGS] == ["How well it knows quality", "By type"]
+    assert words[words.index("In brackets: the floor.") :][1:6] == ["red", "accuracy", "0.600 ", "± 0.010", "(0.450)"]
+
+
+def test_a_model_says_how_many_rows_it_was_made_with_in_advance(api: httpx.Client, sqlite_db: Database, tiny: Bundle) -> None:
+    pooled = tiny.manifest.model_copy(update={"pool": 25})
+    data = pack(pooled, tiny.parts)
+    with sqlite_db.write() as tx:
+        registry.publish(tx, unpack(data), data, job_id=None)
+    assert [api.get(f"/models/{unpack(data).id}{path}").json()["pool"] for path in ("", "/report")] == [25, 25]
+    assert api.get("/models/champion").json()["pool"] == 0
 
 
 @pytest.mark.parametrize("value", [-5.0, 0.53, 0.97, 5.0])

@@ -77,7 +77,7 @@ def test_shuffled_columns_are_told_from_wines_that_the_critic_has_not_seen(score
 
 
 def test_the_rows_of_a_ten_step_generator_are_told_from_wines(scorer: Scorer, model: Bundle, unseen: Wines) -> None:
-    own = concatenate(list(Sampler(model).blocks(Condition(), seed=7, offset=0, n=1000)))
+    own = Sampler(model).wines(Condition(), seed=7, offset=0, n=1000)
     assert auc(scorer, unseen, own) > 0.8
 
 
@@ -87,7 +87,7 @@ def test_wines_called_the_other_type_look_less_real(scorer: Scorer, unseen: Wine
 
 def test_p_real_of_unseen_wines_and_of_negatives_is_about_the_share_of_real_ones(scorer: Scorer, model: Bundle, unseen: Wines) -> None:
     random = np.random.default_rng(2)
-    own = concatenate(list(Sampler(model).blocks(Condition(), seed=7, offset=0, n=len(unseen) // 3)))
+    own = Sampler(model).wines(Condition(), seed=7, offset=0, n=len(unseen) // 3)
     tampered = critic._tampered(unseen.take(slice(0, 500)), spread=critic._spread(unseen), random=random)
     shuffled = critic._shuffled(unseen.take(slice(0, 167)), random=random)
     said = np.r_[p_real(scorer, unseen), p_real(scorer, concatenate([own, tampered, shuffled]))]

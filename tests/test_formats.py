@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.formats import csv_chunks, json_chunks
+from app.formats import Sheet, csv_chunks, json_chunks
 from app.tables import read_csv
 from app.wine import FREE_SO2, HIGH_TICKS, LOW_TICKS, NAMES, SCALES, TOTAL_SO2, Wines, concatenate
 
-Chunks = Callable[[Iterable[Wines]], Iterator[bytes]]
+Chunks = Callable[[Iterable[Sheet]], Iterator[bytes]]
 BOTH = pytest.mark.parametrize("chunks", [json_chunks, csv_chunks])
 
 
@@ -33,14 +33,14 @@ def wines(draw: st.DrawFn) -> Wines:
 @settings(deadline=None, max_examples=40)
 @given(table=wines())
 def test_json_holds_what_json_dumps_would_write(table: Wines) -> None:
-    text = b"".join(json_chunks([table]))
+    text = b"".join(json_chunks([Sheet(table)]))
     assert text.decode() == json.dumps(_plain(table), separators=(",", ":"))
 
 
 @settings(deadline=None, max_examples=60)
 @given(table=wines())
 def test_a_table_written_as_csv_and_read_again_has_the_same_ticks(table: Wines) -> None:
-    again = read_csv(b"".join(csv_chunks([table])))
+    again = read_csv(b"".join(csv_chunks([Sheet(table)])))
     assert np.array_equal(again.wines.ticks, table.ticks)
     assert np.array_equal(again.wines.quality, table.quality)
     assert np.array_equal(again.wines.red, table.red)
@@ -49,15 +49,15 @@ def test_a_table_written_as_csv_and_read_again_has_the_same_ticks(table: Wines) 
 
 def test_the_bounds_themselves_survive_csv() -> None:
     table = Wines(np.stack([LOW_TICKS, HIGH_TICKS]), np.array([0, 10]), np.array([True, False]))
-    assert np.array_equal(read_csv(b"".join(csv_chunks([table]))).wines.ticks, table.ticks)
+    assert np.array_equal(read_csv(b"".join(csv_chunks([Sheet(table)]))).wines.ticks, table.ticks)
 
 
 def test_one_wine_reads_as_its_labels_say() -> None:
-    assert b"".join(json_chunks([_one()])).decode() == (
+    assert b"".join(json_chunks([Sheet(_one())])).decode() == (
         '[{"fixed_acidity":7.4,"volatile_acidity":0.7,"citric_acid":0.0,"residual_sugar":1.9,"chlorides":0.076,"free_sulfur_dioxide":11.0,'
         '"total_sulfur_dioxide":34.0,"density":0.9978,"pH":3.51,"sulphates":0.56,"alcohol":9.53,"quality":5,"type":"red"}]'
     )
-    assert b"".join(csv_chunks([_one()])).decode().splitlines() == [
+    assert b"".join(csv_chunks([Sheet(_one())])).decode().splitlines() == [
         "fixed_acidity,volatile_acidity,citric_acid,residual_sugar,chlorides,free_sulfur_dioxide,total_sulfur_dioxide,density,pH,sulphates,alcohol,quality,type",
         "7.4,0.7,0.0,1.9,0.076,11.0,34.0,0.9978,3.51,0.56,9.53,5,red",
     ]
@@ -67,17 +67,17 @@ def test_one_wine_reads_as_its_labels_say() -> None:
 @settings(deadline=None, max_examples=30)
 @given(parts=st.lists(wines(), min_size=1, max_size=4))
 def test_the_answer_does_not_depend_on_where_blocks_end(chunks: Chunks, parts: list[Wines]) -> None:
-    assert b"".join(chunks(parts)) == b"".join(chunks([concatenate(parts)]))
+    assert b"".join(chunks([Sheet(part) for part in parts])) == b"".join(chunks([Sheet(concatenate(parts))]))
 
 
 @BOTH
 def test_an_answer_leaves_in_pieces(few_wines: Wines, chunks: Chunks) -> None:
-    pieces = list(chunks([few_wines.take(slice(0, 200)), few_wines.take(slice(200, 400))]))
+    pieces = list(chunks([Sheet(few_wines.take(slice(0, 200))), Sheet(few_wines.take(slice(200, 400)))]))
     assert len(pieces) == 3  # two blocks, and the end of the array or the header
 
 
 def test_pandas_reads_the_csv_as_the_wines(few_wines: Wines) -> None:
-    frame = pd.read_csv(io.BytesIO(b"".join(csv_chunks([few_wines]))))
+    frame = pd.read_csv(io.BytesIO(b"".join(csv_chunks([Sheet(few_wines)]))))
     assert list(frame.columns) == list(NAMES)
     assert np.array_equal(frame.iloc[:, :11].to_numpy(), few_wines.measurements())
     assert frame["quality"].tolist() == few_wines.quality.tolist()
@@ -86,7 +86,7 @@ def test_pandas_reads_the_csv_as_the_wines(few_wines: Wines) -> None:
 
 def test_pandas_reads_the_json_as_the_wines(few_wines: Wines) -> None:
     # precise_float: pandas' fast reader is off by one in the last bit, whoever wrote the JSON
-    frame = pd.read_json(io.BytesIO(b"".join(json_chunks([few_wines]))), precise_float=True)
+    frame = pd.read_json(io.BytesIO(b"".join(json_chunks([Sheet(few_wines)]))), precise_float=True)
     assert list(frame.columns) == list(NAMES)
     assert np.array_equal(frame.iloc[:, :11].to_numpy(dtype=np.float64), few_wines.measurements())
 

@@ -19,13 +19,16 @@ import app
 import worker.methods
 from app import codec, params
 from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DISCRIMINATOR, GENERATOR, POOL, Bundle, Manifest, digest, unpack
+from app.inference import session
 from app.noise import draw
 from app.params import GanParams, Params
 from app.sampler import BLOCK, Condition, Sampler
-from app.wine import TYPES, Wines, concatenate
-from tests.conftest import TINY, Silent, assignment, csv_of
+from app.split import split
+from app.wine import TYPES, Floats, Wines, concatenate
+from tests.conftest import Silent, assignment, csv_of, tiny_params
 from worker.assignment import Assignment
 from worker.checkpoint import weights
+from worker.evaluate.between import once
 from worker.methods import find, gan
 from worker.nets import RUN, Blend, Discriminator
 from worker.pipeline import work
@@ -89,7 +92,7 @@ def rows(few_wines: Wines) -> TrainingSet:
 
 def train(rows: TrainingSet, run: Recorder, **given: object) -> Trained:
     """A tiny GAN of sixty steps."""
-    return gan.train(rows, GanParams.model_validate(TINY | {"steps": 60} | given), run)
+    return gan.train(rows, GanParams.model_validate(tiny_params("gan") | {"steps": 60} | given), run)
 
 
 def nets(trained: Trained) -> list[nn.Module]:
@@ -242,10 +245,15 @@ def test_a_measure_stands_between_a_floor_and_a_ceiling(tiny: Bundle) -> None:
     assert 0 < measure.spread < 0.2
 
 
-def test_a_classifier_reports_that_nothing_was_measured(classifier: Finished) -> None:
+def test_a_classifier_is_measured_on_wines_that_it_never_saw(few_wines: Wines, classifier: Finished) -> None:
     manifest = unpack(classifier.bundle).manifest
-    assert manifest.report.measures == {}
-    assert manifest.report.notes == ["method 'classifier' does not generate wines: nothing was measured"]
+    unseen = once(split(few_wines, holdout=0.2, seed=0).holdout)
+    assert manifest.report.rows == len(unseen)
+    p = np.exp(_logits_of(classifier, unseen))
+    expected = (p / p.sum(1, keepdims=True)) @ np.arange(11)
+    assert manifest.report.measures["mad"].value == pytest.approx(np.abs(expected - unseen.quality).mean(), abs=1e-4)
+    assert set(manifest.report.by_type) == {"white"}  # fewer than 30 red ones were held out
+    assert "boosted trees" in manifest.report.findings
     assert manifest.calibrations == {}
 
 
@@ -278,8 +286,8 @@ def test_a_new_method_is_one_file_and_one_line(few_wines: Wines, monkeypatch: py
     assert set(bundle.parts) == {POOL, CRITIC}
     assert bundle.manifest.pool == bundle.manifest.lineage.train_rows
     assert bundle.manifest.report.measures["exact_copies"].value == 1
-    poured = Sampler(bundle).blocks(Condition((5,), ("red",)), seed=1, offset=0, n=10)
-    assert all(((wines.quality == 5) & wines.red).all() for wines in poured)
+    wines = Sampler(bundle).wines(Condition((5,), ("red",)), seed=1, offset=0, n=10)
+    assert ((wines.quality == 5) & wines.red).all()
 
 
 @pytest.mark.parametrize("job", ["classifier", "adopted"])
@@ -296,7 +304,7 @@ def test_lineage_is_enough_to_train_the_model_again(few_wines: Wines, adopted: F
     assert lineage.dataset_id == "test"
     assert lineage.dataset_sha256 == digest(csv_of(few_wines))
     assert lineage.dataset_synthetic
-    assert lineage.params == params.resolve("gan", TINY | {"steps": 60, "holdout": 0, "blend": 2}).model_dump()
+    assert lineage.params == params.resolve("gan", tiny_params("gan") | {"steps": 60, "holdout": 0, "blend": 2}).model_dump()
     assert lineage.seed == 0
     assert lineage.code_version == app.__version__
     assert lineage.torch_version == torch.__version__
@@ -326,6 +334,13 @@ def test_too_few_wines_of_a_type_are_refused(few_wines: Wines) -> None:
     few_reds = concatenate([few_wines.take(~few_wines.red), reds])
     with pytest.raises(TrainingRefused, match="expected no red wine or at least 20 to train on, found 5"):
         work(assignment(few_reds, holdout=0), Silent())
+
+
+def _logits_of(classifier: Finished, wines: Wines) -> Floats:
+    """What the exported classifier says of wines, (rows, 11)."""
+    bundle = unpack(classifier.bundle)
+    inputs = {"fields": codec.from_state(bundle.manifest.codec).scores(wines), "condition": codec.neutral_condition(wines.red)}
+    return np.asarray(session(bundle.parts[CLASSIFIER]).run(None, inputs)[0], dtype=np.float64)
 
 
 def _timeless(manifest: Manifest) -> Manifest:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Connection
 
 from app import jobs, registry
-from app.bundle import GENERATOR, Bundle, Measure, pack, unpack
+from app.bundle import DECODER, ENCODER, GENERATOR, Bundle, Measure, digest, pack, unpack
 from app.db import Database, models
 from app.errors import BundleInvalid, Conflict, NotFound
 from app.jobs import Comparison, Promote, Request, Verdict
@@ -173,6 +173,63 @@ def test_near_copies_may_be_as_many_as_among_unseen_real_wines_or_as_the_champio
     outcomes = [judged(db, measured(tiny, {"near_copies": share}, spread=0.001)).gate[-1].outcome for share in (0.05, 0.079, 0.08, 0.09)]
 
     assert outcomes == ["better", "even", "even", "worse"]
+
+
+def with_encoder(bundle: Bundle) -> Bundle:
+    """The same model, could it vary wines too."""
+    parts = {**bundle.parts, ENCODER: b"encoder", DECODER: b"decoder"}
+    digests = {name: digest(part) for name, part in parts.items()}
+    return unpack(pack(bundle.manifest.model_copy(update={"parts": digests}), parts))
+
+
+def test_a_model_that_varies_wines_contests_its_own_alias_and_all_others_the_champion(tiny: Bundle) -> None:
+    assert (registry.contested(tiny), registry.contested(with_encoder(tiny))) == ("champion", "autoencoder")
+
+
+def test_the_first_autoencoder_is_not_compared_with_the_champion(db: Database, tiny: Bundle) -> None:
+    publish(db, measured(tiny), champion=True)
+
+    verdict = judged(db, with_encoder(measured(tiny, {"c2st": 0.9})))
+
+    assert verdict == Verdict(True, "promoted: there was no autoencoder to compare with")
+
+
+def test_a_champion_is_not_compared_with_the_autoencoder(db: Database, tiny: Bundle) -> None:
+    point(db, with_encoder(measured(tiny)), "autoencoder")
+
+    assert judged(db, measured(tiny, {"c2st": 0.9})) == Verdict(True, "promoted: there was no champion to compare with")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"c2st": 0.5}, "promoted: better than the autoencoder in c2st (0.5000 against 0.6000, spread 0.0424), worse in nothing that the gate compares"),
+        ({"c2st": 0.7}, "not promoted: worse than the autoencoder in c2st (0.7000 against 0.6000, spread 0.0424)"),
+    ],
+)
+def test_of_two_autoencoders_the_gate_decides(db: Database, tiny: Bundle, changed: dict[str, float], reason: str) -> None:
+    point(db, holder := with_encoder(measured(tiny)), "autoencoder")
+    publish(db, measured(tiny, {"c2st": 0.55}), champion=True)
+
+    verdict = judged(db, with_encoder(measured(tiny, changed)))
+
+    assert (verdict.champion, verdict.reason) == (holder.id, reason)
+
+
+def test_two_autoencoders_that_are_even_or_not_comparable_are_told_so_by_that_name(db: Database, tiny: Bundle) -> None:
+    point(db, with_encoder(measured(tiny)), "autoencoder")
+
+    reasons = [judged(db, with_encoder(measured(tiny, {"c2st": 0.61}, in_sample=in_sample))).reason for in_sample in (False, True)]
+
+    assert reasons[0].startswith("not promoted: even with the autoencoder in c2st")
+    assert reasons[1] == "not promoted: its report is in-sample, so there is nothing to compare with the autoencoder's"
+
+
+def point(db: Database, bundle: Bundle, alias: str) -> None:
+    """A registered model and an alias for it."""
+    publish(db, bundle)
+    with db.write() as tx:
+        registry.point(tx, alias, bundle.id, reason="test")
 
 
 shares = st.floats(0, 1)

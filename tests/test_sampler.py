@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from app import codec
-from app.bundle import GENERATOR, Bundle
+from app.bundle import GENERATOR, POOL, Bundle
 from app.errors import Conflict, InvalidInput
 from app.inference import session
 from app.noise import MAX_ROW, MAX_SEED
 from app.params import GanParams
 from app.sampler import BLOCK, Condition, Sampler
 from app.wine import FREE_SO2, HIGH_TICKS, LOW_TICKS, TOTAL_SO2, Wines, concatenate
-from tests.conftest import TINY
+from tests.conftest import csv_of, tiny_params
 from worker import export
 from worker.methods import gan
 from worker.training import Metrics, Trained, TrainingSet
@@ -51,7 +51,12 @@ def plain_sampler(plain: Bundle) -> Sampler:
 
 def pour(sampler: Sampler, condition: Condition = ALL, *, seed: int = 0, offset: int = 0, n: int) -> Wines:
     """The rows asked for, as one table."""
-    return concatenate(list(sampler.blocks(condition, seed=seed, offset=offset, n=n)))
+    return sampler.wines(condition, seed=seed, offset=offset, n=n)
+
+
+def wines_of(wines: Wines, quality: int, *, red: bool, n: int) -> Wines:
+    """``n`` of the wines, with these labels."""
+    return replace(wines.take(slice(n)), quality=np.full(n, quality), red=np.full(n, red))
 
 
 def same(one: Wines, other: Wines) -> bool:
@@ -94,7 +99,7 @@ def test_pages_of_any_sizes_put_together_are_the_table(sampler: Sampler, seed: i
 def test_exactly_as_many_rows_come_as_were_asked_for_and_no_piece_is_empty_or_too_large(
     sampler: Sampler, seed: int, condition: Condition, offset: int, n: int
 ) -> None:
-    sizes = [len(block) for block in sampler.blocks(condition, seed=seed, offset=offset, n=n)]
+    sizes = [len(block.wines) for block in sampler.blocks(condition, seed=seed, offset=offset, n=n)]
     assert sum(sizes) == n
     assert min(sizes) > 0
     assert max(sizes) <= BLOCK
@@ -188,6 +193,15 @@ def test_a_rare_quality_that_was_asked_for_is_served_with_a_warning(plain_sample
     assert plain_sampler.check(condition) == notes
 
 
+def test_a_quality_of_which_few_wines_were_made_in_advance_is_served_with_a_warning(plain: Bundle, few_wines: Wines) -> None:
+    made = concatenate([wines_of(few_wines, 5, red=False, n=49), wines_of(few_wines, 5, red=True, n=1), wines_of(few_wines, 6, red=False, n=49)])
+    parts = {name: part for name, part in plain.parts.items() if name != GENERATOR} | {POOL: csv_of(made)}
+    pooled = Sampler(replace(plain, manifest=plain.manifest.model_copy(update={"pool": 99}), parts=parts))
+    assert pooled.check(Condition(qualities=(5, 6))) == ["only 49 wines of quality 6 were made in advance; they come again and again"]
+    assert pooled.check(Condition(qualities=(5,), types=("white",))) == ["only 49 wines of quality 5 were made in advance; they come again and again"]
+    assert pooled.check(ALL) == []
+
+
 @pytest.mark.parametrize("model", ["tiny", "starter"])
 @settings(deadline=None, max_examples=8)
 @given(seed=SEEDS, condition=conditions())
@@ -226,7 +240,7 @@ class Quiet:
 def trained(few_wines: Wines) -> Trained:
     """Three tiny networks, trained a little."""
     rows = TrainingSet(few_wines, codec.fit(few_wines), CPU)
-    return gan.train(rows, GanParams.model_validate(TINY), Quiet())
+    return gan.train(rows, GanParams.model_validate(tiny_params("gan")), Quiet())
 
 
 ROWS = (1, 3, 512)

@@ -19,7 +19,7 @@ KNOWN = all((DATA_DIR / name).is_file() for name in uci.SHA256)
 
 
 def pour(bundle: Bundle, *, seed: int, n: int) -> Wines:
-    return concatenate(list(Sampler(bundle).blocks(Condition(), seed=seed, offset=0, n=n)))
+    return Sampler(bundle).wines(Condition(), seed=seed, offset=0, n=n)
 
 
 def test_the_starter_dataset_was_poured_by_the_starter_model(starter: Bundle, starter_wines: Wines) -> None:

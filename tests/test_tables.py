@@ -120,10 +120,9 @@ def test_bytes_that_are_not_utf_8_are_told_by_their_position() -> None:
         read_csv(data)
 
 
-@pytest.mark.parametrize("data", [f'{HEADER}\n"7.4'.encode(), HEADER.encode() + b"\r7.4,0.7"])
-def test_what_is_not_csv_is_refused(data: bytes) -> None:
+def test_what_is_not_csv_is_refused() -> None:
     with pytest.raises(InvalidInput, match="expected CSV, found a file that is not"):
-        read_csv(data)
+        read_csv(f'{HEADER}\n"7.4'.encode())
 
 
 def test_semicolons_quotes_and_spaced_names_are_accepted_as_in_the_original_files() -> None:

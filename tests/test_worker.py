@@ -18,9 +18,9 @@ from safetensors.torch import load
 from app import datasets, jobs, registry
 from app.db import Database
 from app.jobs import Job, Request
-from app.params import METHODS, resolve
+from app.params import resolve
 from app.sampler import Condition, Sampler
-from tests.conftest import TINY, wait_for
+from tests.conftest import tiny_params, wait_for
 
 FEW_WINES = b"".join((Path(datasets.__file__).parent / "starter" / datasets.STARTER_FILE).read_bytes().splitlines(keepends=True)[:401])
 LEASE_S = 2.0
@@ -65,7 +65,7 @@ def workers(db: Database) -> Iterator[Workers]:
 
 
 def enqueue(db: Database, method: str = "gan", **given: object) -> Job:
-    tiny = {name: value for name, value in TINY.items() if name in METHODS[method].model_fields}
+    tiny = tiny_params(method)
     params = resolve(method, tiny | given).model_dump()
     few = datasets.upload(db, FEW_WINES, name="few wines, so that their report is quick")
     with db.write() as tx:
@@ -110,7 +110,7 @@ def test_a_job_becomes_a_registered_model_that_pours(db: Database, workers: Work
     with db.read() as tx:
         bundle = registry.load(tx, str(done.model_id))
     assert bundle.manifest.lineage.job_id == job.id
-    assert [len(block) for block in Sampler(bundle).blocks(Condition(), seed=1, offset=0, n=7)] == [7]
+    assert len(Sampler(bundle).wines(Condition(), seed=1, offset=0, n=7)) == 7
 
 
 def test_a_killed_training_is_noticed_and_resumed_from_its_checkpoint_by_another_worker(db: Database, workers: Workers) -> None:

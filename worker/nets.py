@@ -7,6 +7,7 @@ never depends on its batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -24,6 +25,7 @@ SLOPE = 0.2  # of LeakyReLU
 QUIET = 0.3  # factor on the weights of a residual branch's last layer, so that a block starts near the identity
 CLASSES = QUALITY_RANGE[1] - QUALITY_RANGE[0] + 1
 RUN = 16  # rows that one generator of a blend pours before the next: an aligned run of rows is even (app.sobol), every k-th row is not
+NOISE_UNIT = 16  # noise components come in multiples of it (app.noise)
 IMAGES = 16  # the fewest for which torch hands a 1x1 convolution on a single thread to oneDNN
 
 
@@ -187,3 +189,73 @@ class Blend(Source):
         latents, conditions = (given.reshape(-1, len(self.generators), RUN, given.shape[1]).unbind(1) for given in (latent, condition))
         poured = [generator(z.flatten(0, 1), c.flatten(0, 1)) for generator, z, c in zip(self.generators, latents, conditions, strict=True)]
         return torch.stack([fields.reshape(-1, RUN, FIELDS) for fields in poured], dim=1).flatten(0, 2)
+
+
+class Encoder(nn.Module):
+    """Where a wine lies in a space of few dimensions: the trunk and a linear head.
+
+    Shape: fields (rows, 11), condition (rows, 8) -> latent (rows, latents).
+    """
+
+    def __init__(self, trunk: Trunk, latents: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(trunk.last.out_features, latents)
+
+    def forward(self, fields: Tensor, condition: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.trunk(fields, condition)))
+
+
+class Mixture(nn.Module):
+    """Standard normal noise -> latents of a Gaussian mixture for each type, its weights and means by the quality.
+
+    ``weights`` (2, 7, components): of white and red, scores to 3, 4, ... 8, from 9 on, each row summing to 1;
+    ``means`` (2, components, k) at a standardised quality (``app.codec``) of 0, and ``slopes``, likewise, how much they
+    move with it; ``factors`` (2, components, k, k), each times its transpose a covariance.
+    Shape: noise (rows, 1 + k), condition (rows, 8) -> latent (rows, k); the first noise picks the component.
+    """
+
+    until: Tensor
+    means: Tensor
+    slopes: Tensor
+    factors: Tensor
+
+    def __init__(self, weights: Tensor, means: Tensor, slopes: Tensor, factors: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("until", weights.cumsum(2)[:, :, :-1].contiguous())  # the last component has what is left
+        self.register_buffer("means", means)
+        self.register_buffer("slopes", slopes)
+        self.register_buffer("factors", factors)
+
+    def forward(self, noise: Tensor, condition: Tensor) -> Tensor:
+        red = (condition[:, -1] > 0).long()
+        score = condition[:, :-2].sum(1).round().long()  # the condition begins with the quality's thermometer bits
+        u = (1 + torch.erf(noise[:, :1] * math.sqrt(0.5))) / 2
+        component = (u >= self.until[red, score]).long().sum(1)
+        spread = self.factors[red, component] @ noise[:, 1:, None]  # (rows, k, 1)
+        mean = self.means[red, component] + condition[:, -2:-1] * self.slopes[red, component]  # the quality, standardised
+        return mean + spread.squeeze(2)
+
+
+class Decoded(Source):
+    """New wines of an autoencoder: latents from a density, decoded, with noise of the kind that reconstructions miss.
+
+    ``misses`` (2, 11, 11): of white and red, times its transpose the covariance of that noise.
+    Shape: latent (rows, latent), condition (rows, 8) -> fields (rows, 11): one component for the density's choice,
+    then k Gaussian ones, and the last 11 for the fields.
+    """
+
+    misses: Tensor
+
+    def __init__(self, density: Mixture, decoder: Generator, misses: Tensor) -> None:
+        super().__init__()
+        self.density, self.decoder = density, decoder
+        self.drawn = 1 + decoder.latent  # noise components of the density
+        self.latent = math.ceil((self.drawn + FIELDS) / NOISE_UNIT) * NOISE_UNIT
+        self.turns = 1
+        self.register_buffer("misses", misses)
+
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
+        fields = self.decoder(self.density(latent[:, : self.drawn], condition), condition)
+        missed = self.misses[(condition[:, -1] > 0).long()] @ latent[:, -FIELDS:, None]  # (rows, 11, 1)
+        return cast(Tensor, fields + missed.squeeze(2))

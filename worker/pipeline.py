@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.special import ndtr
 
-from app import __version__, codec, noise
+from app import __version__, codec, copula, noise
 from app.bundle import (
     CLASSIFIER,
     CLASSIFIER_WEIGHTS,
@@ -33,19 +33,21 @@ from app.bundle import (
     digest,
     pack,
 )
-from app.formats import csv_chunks
+from app.formats import to_csv
 from app.params import Params, resolve
 from app.sampler import BLOCK, Condition, Sampler, draw_labels, label_counts
 from app.split import Split, split
 from app.tables import read_csv
-from app.wine import NAMES, TYPES, Floats, Wines, concatenate
+from app.wine import NAMES, TYPES, Floats, Wines
 from worker import critic, evaluate, export
 from worker.assignment import Assignment
 from worker.checkpoint import CheckpointUnusable, weights
 from worker.critic import Critic, Criticism
+from worker.evaluate.classification import classification
+from worker.evaluate.reconstruction import reconstruction
 from worker.methods import find
 from worker.nets import Classifier, Panel, Source
-from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
+from worker.training import Autoencoder, Metrics, Trained, TrainingRefused, TrainingSet
 
 log = logging.getLogger("cuvee.training")
 
@@ -128,7 +130,7 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
 
     if trained.source is None and trained.pool is None:
         measuring(0.0)
-        return pack(_unmeasured(manifest), parts)
+        return pack(_unpoured(manifest, trained, rows=rows, fitted=fitted, progress=measuring), parts)
     sampler = Sampler(Bundle("draft", "draft", manifest, parts))
     criticism = critic.train(rows.train, partial(_poured, sampler, CRITIC_SEED), fitted, seed=assignment.seed, progress=criticising)
     if criticism is not None:
@@ -193,7 +195,7 @@ def _parts(trained: Trained) -> dict[str, bytes]:
     if (auto := trained.autoencoder) is not None:
         parts |= {ENCODER: export.encoder_graph(auto.encoder), DECODER: export.decoder_graph(auto.decoder, auto.latents)}
     if trained.pool is not None:
-        parts[POOL] = b"".join(csv_chunks([trained.pool]))
+        parts[POOL] = to_csv(trained.pool)
     return parts
 
 
@@ -229,6 +231,7 @@ def _manifest(method: str, trained: Trained, rows: Split, *, fitted: codec.Codec
         latents=0 if trained.autoencoder is None else trained.autoencoder.latents,
         labels=_labels(rows.train),
         codec=codec.to_state(fitted),
+        copulas=copula.to_state(copula.fit(rows.train)),
         calibrations={},
         ranks=[],
         report=Report(protocol=evaluate.PROTOCOL, in_sample=len(rows.holdout) == 0, rows=0, measures={}, notes=[]),
@@ -255,12 +258,22 @@ def _criticised(manifest: Manifest, parts: dict[str, bytes], criticism: Criticis
 
 def _poured(sampler: Sampler, seed: int, n: int) -> Wines:
     """The first ``n`` rows of a table of the model, poured exactly as the API will pour them."""
-    return concatenate(list(sampler.blocks(Condition(), seed=seed, offset=0, n=max(n, 1)))).take(slice(n))
+    return sampler.wines(Condition(), seed=seed, offset=0, n=max(n, 1)).take(slice(n))
 
 
-def _unmeasured(manifest: Manifest) -> Manifest:
-    note = f"method {manifest.method!r} does not generate wines: nothing was measured"
-    return manifest.model_copy(update={"report": manifest.report.model_copy(update={"notes": [note]})})
+def _unpoured(manifest: Manifest, trained: Trained, *, rows: Split, fitted: codec.Codec, progress: Callable[[float], None]) -> Manifest:
+    """The manifest of a model that pours nothing, with the report of its classifier where it has one."""
+    if trained.classifier is None:
+        report = manifest.report.model_copy(update={"notes": [f"method {manifest.method!r} neither generates wines nor rates them: nothing was measured"]})
+    else:
+        report = classification(partial(_qualities, trained.classifier, fitted), rows, progress)
+    return manifest.model_copy(update={"report": report.model_copy(update={"findings": report.findings | trained.findings})})
+
+
+def _qualities(classifier: Classifier, fitted: codec.Codec, wines: Wines) -> Floats:
+    """The probability that the classifier gives to each score from 0 to 10, (rows, 11)."""
+    inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.neutral_condition(wines.red))
+    return _outputs(lambda fields, neutral: classifier.cpu()(fields, neutral).softmax(1), *inputs)
 
 
 def _measured(
@@ -292,15 +305,27 @@ def _measured(
     findings = dict(trained.findings)
     if trained.classifier is not None:
         findings["confidence"] = {name: _confidence(trained.classifier, fitted, wines) for name, wines in (("poured", generated), ("real", real))}
+    if trained.autoencoder is not None:
+        findings |= reconstruction(real, rows.train, partial(_reconstructed, trained.autoencoder, fitted))
     report = report.model_copy(update={"notes": notes, "findings": findings, "rows_per_cpu_s": _rows_per_cpu_s(sampler)})
     return manifest.model_copy(update={"report": report, "calibrations": calibrations})
 
 
 def _confidence(classifier: Classifier, fitted: codec.Codec, wines: Wines) -> float:
     """The mean probability that the classifier gives to the quality that each wine goes by."""
-    inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.neutral_condition(wines.red))
-    p = _outputs(lambda fields, neutral: classifier(fields, neutral).softmax(1), *inputs)
-    return float(p[np.arange(len(wines)), wines.quality].mean())
+    return float(_qualities(classifier, fitted, wines)[np.arange(len(wines)), wines.quality].mean())
+
+
+def _reconstructed(autoencoder: Autoencoder, fitted: codec.Codec, wines: Wines) -> Wines:
+    """What is left of wines that went through the bottleneck."""
+    fields, condition = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.condition(wines.quality, wines.red))
+
+    def through(fields: Tensor, condition: Tensor) -> Tensor:
+        uniform: Tensor = ndtr(autoencoder.decoder(autoencoder.encoder(fields, condition), condition))
+        return uniform
+
+    u = _outputs(through, fields, condition).astype(np.float32)
+    return Wines(codec.Decoder(fitted)(u, wines.red), wines.quality, wines.red)
 
 
 def _rows_per_cpu_s(sampler: Sampler) -> float:

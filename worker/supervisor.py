@@ -194,7 +194,7 @@ class Supervisor:
             jobs.finish(tx, job.lease, model_id=bundle.id, verdict=verdict)
             registry.publish(tx, bundle, data, job_id=job.id)
             if verdict.promoted:
-                registry.point(tx, registry.CHAMPION, bundle.id, reason=verdict.reason)
+                registry.point(tx, registry.contested(bundle), bundle.id, reason=verdict.reason)
 
         self._insist(publish)
         log.info("job %s: registered as model %s", job.id, bundle.id)

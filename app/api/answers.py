@@ -7,12 +7,35 @@ import re
 from collections.abc import Iterable, Mapping
 
 from fastapi import Request, Response
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette_compress import CompressMiddleware, add_compress_type
 
 from app.errors import Fault, NotAcceptable
+from app.formats import ARROW, CSV, NDJSON
 
 FOR_EVER = "public, max-age=31536000, immutable"
 REVALIDATE = "no-cache"
 _QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")  # RFC 9110, 12.4.2
+
+
+class Compressed:
+    """ASGI middleware: answers in zstd, brotli or gzip for who accepts one. Their tags become weak, since the bytes are others (RFC 9110, 8.8.1)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        for media_type in (CSV, NDJSON, ARROW):
+            add_compress_type(media_type)
+        self._compress = CompressMiddleware(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def weakened(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                if "content-encoding" in headers and headers.get("etag", "").startswith('"'):
+                    headers["etag"] = f"W/{headers['etag']}"
+            await send(message)
+
+        await self._compress(scope, receive, weakened)
 
 
 def conditional(request: Request, body: bytes, *, media_type: str, headers: Mapping[str, str]) -> Response:

@@ -9,7 +9,7 @@ from app.api import problems
 from app.errors import Fault, InvalidInput, TooLarge, UnsupportedMediaType
 
 JSON_TYPES = ("application/json",)
-REPEATABLE = ("quality", "type")
+REPEATABLE = ("quality", "type", "include")
 CSV_TYPES = ("text/csv", "application/csv")
 
 
@@ -23,8 +23,9 @@ def check_type(request: Request, accepted: tuple[str, ...]) -> None:
     header = request.headers.get("content-type", "")
     if header.split(";")[0].strip().lower() not in accepted:
         found = header or "no Content-Type"
-        detail = f"expected a body of Content-Type {accepted[0]}, found {found}"
-        raise UnsupportedMediaType(detail, [Fault("/header/content-type", detail, expected=accepted[0], found=found)])
+        expected = " or ".join(accepted)
+        detail = f"expected a body of Content-Type {expected}, found {found}"
+        raise UnsupportedMediaType(detail, [Fault("/header/content-type", detail, expected=expected, found=found)])
 
 
 def no_strangers(request: Request) -> None:

@@ -9,17 +9,15 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from app import datasets, registry
+from app import provenance, registry
 from app.api.answers import FOR_EVER, REVALIDATE, conditional, media_type_of, tag_of, unchanged
 from app.api.report_page import render
 from app.api.samples import FORMATS, STREAM_ABOVE
 from app.api.schemas import ModelSummary, ModelView, Name, Page, ReportLineage, ReportQuery, ReportView, Row, RowsQuery
 from app.api.services import UseServices
 from app.bundle import FORMAT, digest
-from app.errors import BundleInvalid, Conflict, NotFound
-from app.formats import CHUNKS, CSV, JSON
-from app.split import split
-from app.tables import read_csv
+from app.errors import BundleInvalid, Conflict
+from app.formats import CHUNKS, CSV, JSON, Sheet
 from app.wine import Wines
 
 router = APIRouter(tags=["models"])
@@ -28,7 +26,6 @@ HTML = "text/html"
 REPORT_FORMATS = {"json": JSON, "html": HTML}
 ZIP = "application/zip"
 BLOCK = 4096  # rows that are written at a time
-_FETCHED = (datasets.UCI, datasets.STARTER)  # what training brings here by itself; all others were uploaded
 NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'"  # the page needs nothing but its own style
 
 _SAME: dict[str, object] = {"description": "the bytes that If-None-Match names"}
@@ -89,19 +86,18 @@ def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: Request
     media_type = media_type_of(request, asked.format, FORMATS)
     with use.db.read() as tx:
         model = registry.get(tx, name)
-    dataset = _dataset(model, use)
+        dataset = provenance.dataset(tx, model.id, model.lineage)
     pinned = urlencode({"part": asked.part, "format": next(short for short, known in FORMATS.items() if known == media_type)})
     headers = _about(model) | {"Cache-Control": _cache(name, model), "Content-Location": f"/models/{model.id}/rows?{pinned}"}
     headers |= {"ETag": _rows_tag(model, pinned)}
     if (known := unchanged(request, headers)) is not None:
         return known
     with use.db.read() as tx:
-        wines = read_csv(datasets.content(tx, dataset.id)).wines
-    halves = split(wines, holdout=model.lineage["params"]["holdout"], seed=model.lineage["params"]["split_seed"])
+        halves = provenance.rows(tx, dataset, model.lineage)
     rows = halves.train if asked.part == "train" else halves.holdout
     if len(rows) == 0:
         raise Conflict(f"model {model.id} held no rows out: its report was measured on its training rows, part=train")
-    chunks = CHUNKS[media_type](_blocks(rows))
+    chunks = CHUNKS[media_type](_sheets(rows), ())
     if len(rows) > STREAM_ABOVE:
         return StreamingResponse(chunks, headers=headers, media_type=media_type)
     return Response(b"".join(chunks), headers=headers, media_type=media_type)
@@ -110,23 +106,7 @@ def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: Request
 def _report(model: registry.Model) -> ReportView:
     lineage = {**model.lineage["params"], **model.lineage}
     essentials = {field: lineage[field] for field in ReportLineage.model_fields}
-    return ReportView.model_validate({**model.report, "model": model.id, "method": model.method, "lineage": essentials})
-
-
-def _dataset(model: registry.Model, use: UseServices) -> datasets.Dataset:
-    """The dataset that the model was trained on; ``NotFound`` if it is not stored here, ``Conflict`` if it is another by now."""
-    dataset_id, sha256 = model.lineage["dataset_id"], model.lineage["dataset_sha256"]
-    try:
-        with use.db.read() as tx:
-            dataset = datasets.get(tx, dataset_id)
-    except NotFound as error:
-        how = f"POST /train with dataset {dataset_id!r} brings it" if dataset_id in _FETCHED else "POST /datasets with the same rows brings them back"
-        raise NotFound(f"the rows behind model {model.id} are not here: its dataset {dataset_id!r} (SHA-256 {sha256}) is not stored; {how}") from error
-    if dataset.sha256 != sha256:
-        raise Conflict(
-            f"the rows behind model {model.id} are not here: it was trained on another {dataset_id!r} (SHA-256 {sha256}) than this one ({dataset.sha256})"
-        )
-    return dataset
+    return ReportView.model_validate({**model.report, "model": model.id, "method": model.method, "pool": model.pool, "lineage": essentials})
 
 
 def _rows_tag(model: registry.Model, pinned: str) -> str:
@@ -135,9 +115,9 @@ def _rows_tag(model: registry.Model, pinned: str) -> str:
     return tag_of(f"{FORMAT} {model.lineage['dataset_sha256']} {params['holdout']} {params['split_seed']} {pinned}")
 
 
-def _blocks(wines: Wines) -> Iterator[Wines]:
+def _sheets(wines: Wines) -> Iterator[Sheet]:
     for first in range(0, len(wines), BLOCK):
-        yield wines.take(slice(first, first + BLOCK))
+        yield Sheet(wines.take(slice(first, first + BLOCK)))
 
 
 def _about(model: registry.Model) -> dict[str, str]:

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
+from typing import Literal
 
 from app.api.schemas import ReportView
 from app.bundle import Bin, Confusion, Discernment, Measure, Rate
+from app.measures import FINDINGS, MEASURES, RULES
 
-MEANINGS = {
-    "c2st": "how well boosted trees tell its wines from real ones (AUC); 0.5 is not at all",
-    "c2st_excess": "the same beyond what other real wines get; 0 is as good as real",
-    "c2st_logistic": "the same by logistic regression, which sees no more than straight lines",
-    "spearman_gap": "how far its rank correlations are from the real ones, mean over pairs of columns",
-    "ks": "how far its marginals are from the real ones (Kolmogorov-Smirnov), mean over measurements",
-    "precision": "its wines that lie among real ones",
-    "recall": "real wines that lie among its own",
-    "density": "how many real neighbourhoods its wines lie in; 1 as real ones do",
-    "coverage": "real wines with one of its own in their neighbourhood",
-    "tstr_r2": "quality of real wines predicted by trees that learned from its wines (R²)",
-    "tstr_qwk": "the same as agreement with the tasters (weighted kappa)",
-    "tstr_ratio": "tstr_r2 as a share of what the training wines teach",
-    "confusion_gap": "how differently its wines are rated from real ones asked for at the same quality",
-    "dcr_closer_to_train": "its wines nearer to a training wine than to an unseen one; real wines are at the ceiling",
-    "near_copies": "its wines nearer to a training wine than all but 5 % of unseen real wines are",
-    "exact_copies": "its wines that equal a training wine",
-    "nndr": "distance to the nearest training wine over that to the second; near 0 is a copy",
-    "free_within_total": "free SO2 is not above the total",
-    "within_bounds": "every measurement is physically possible",
-    "known_values": "every measurement has a value that some training wine has",
-    "density_explained": "the other ten measurements explain its density",
-    "near_real_wines": "as near to a real wine that it is compared with as training wines are",
-}
+End = Literal["floor", "ceiling"]
+
+MEANINGS = {name: measure.text for name, measure in MEASURES.items()} | RULES | FINDINGS
 PRIVACY = ("dcr_closer_to_train", "near_copies", "exact_copies", "nndr")
+CLASSIFICATION = ("accuracy", "accuracy_within_1", "mad", "r2", "log_loss")
+KNOWS = (
+    "The score that it expects of a wine, beside the taster's. Floor: always the training wines' most frequent score; for r2 and log_loss, how often each "
+    "occurs. No ceiling: how far a taster agrees with himself is not known. ± over resampled wines."
+)
 ASKED_AND_RATED = (
     "Trees that learned quality from real wines rate wines that were asked for at each quality: shares of a row. In small: what they make of real wines."
 )
@@ -54,7 +40,7 @@ h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2.2rem 0 .4rem}h3{font-s
 p{margin:.3rem 0;max-width:46rem}small,.dim,caption{color:var(--dim)}a{color:var(--wine)}code{overflow-wrap:anywhere}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;padding:.9rem 0 .2rem}
 th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;font-weight:400}
-thead th{color:var(--dim);vertical-align:bottom}th:first-child,td:first-child{text-align:left}tbody th small{display:block;max-width:22rem}
+thead th{color:var(--dim);vertical-align:bottom}th:first-child,td:first-child{text-align:left}th small{display:block;max-width:22rem}
 td.heat{padding:.25rem .6rem;text-align:center;border:1px solid var(--page)}td small{display:block}
 .note{border-left:3px solid var(--wine);padding-left:.7rem}.side{display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start}
 svg{display:block}.track{stroke:var(--line);stroke-width:4}.spread{stroke:var(--wine);stroke-width:4;opacity:.35}.mark{fill:var(--wine)}
@@ -65,8 +51,10 @@ svg{display:block}.track{stroke:var(--line);stroke-width:4}.spread{stroke:var(--
 def render(report: ReportView) -> str:
     """The page, complete."""
     title = f"Cuvée: report of {report.model}"
-    privacy = {name: measure for name, measure in report.measures.items() if name in PRIVACY}
-    others = {name: measure for name, measure in report.measures.items() if name not in PRIVACY}
+    privacy, classification = ({name: m for name, m in report.measures.items() if name in group} for group in (PRIVACY, CLASSIFICATION))
+    others = {name: m for name, m in report.measures.items() if name not in (*PRIVACY, *CLASSIFICATION)}
+    end: End = "floor" if classification else "ceiling"
+    in_brackets = "In brackets: the floor." if classification else "In brackets: other real wines."
     sections = [
         _head(report),
         _section(
@@ -75,10 +63,12 @@ def render(report: ReportView) -> str:
             _measures(others),
         ),
         _section("What it gives away", _privacy_ends(report), _measures(privacy)),
-        _section("By type", "In brackets: other real wines.", _by(report.by_type)),
-        _section("By quality", "In brackets: other real wines.", _by({str(quality): part for quality, part in report.by_quality.items()})),
+        _section("How well it knows quality", KNOWS, _measures(classification)),
+        _section("By type", in_brackets, _by(report.by_type, end)),
+        _section("By quality", in_brackets, _by({str(quality): part for quality, part in report.by_quality.items()}, end)),
         _section("Asked and rated", ASKED_AND_RATED, "".join(_confusion(name, table) for name, table in report.confusion.items())),
         _section("Plausibility", "Share of wines for which a rule holds.", _plausibility(report.plausibility)),
+        _section("What its method found", "Figures that not every method has.", _findings(report.findings)),
         _section(
             "What its judges know",
             "How far p_real can be taken at its word.",
@@ -97,6 +87,8 @@ def _head(report: ReportView) -> str:
     lines = [
         f"{escape(report.method)}, trained in {lineage.train_wall_s:,.0f} s ({escape(lineage.device)}) on {lineage.train_rows:,} rows "
         f"of {escape(lineage.dataset_id)}{' (synthetic)' if lineage.dataset_synthetic else ''}; measured on {report.rows:,} {measured}.",
+        *([f"It pours from a pool of {report.pool:,} rows made in advance, again and again: a long table repeats itself."] if report.pool else []),
+        *([f"A CPU-second of the machine that trained it pours {report.rows_per_cpu_s:,.0f} rows."] if report.rows_per_cpu_s is not None else []),
         f'<span class="dim">Split: holdout {lineage.holdout:g}, split_seed {lineage.split_seed}. Seed {lineage.seed}. Protocol {report.protocol}. '
         f"Code {escape(lineage.code_version)}. Dataset SHA-256 <code>{escape(lineage.dataset_sha256)}</code></span>",
         " · ".join(f'<a href="/models/{escape(report.model)}/{path}">{text}</a>' for path, text in _LINKS),
@@ -123,15 +115,16 @@ def _measures(measures: Mapping[str, Measure]) -> str:
     return _table(["", "value", "floor", "", "ceiling"], rows)
 
 
-def _by(parts: Mapping[str, Mapping[str, Measure]]) -> str:
+def _by(parts: Mapping[str, Mapping[str, Measure]], end: End) -> str:
     names = dict.fromkeys(name for part in parts.values() for name in part)
-    return _table(["", *map(escape, parts)], [[escape(name), *(_beside_real(part.get(name)) for part in parts.values())] for name in names])
+    return _table(["", *map(escape, parts)], [[escape(name), *(_beside(part.get(name), end) for part in parts.values())] for name in names])
 
 
-def _beside_real(measure: Measure | None) -> str:
+def _beside(measure: Measure | None, end: End) -> str:
     if measure is None:
         return _number(None)
-    return _value(measure) + (f"<small>({_number(measure.ceiling)})</small>" if measure.ceiling is not None else "")
+    other = measure.ceiling if end == "ceiling" else measure.floor
+    return _value(measure) + (f"<small>({_number(other)})</small>" if other is not None else "")
 
 
 def _confusion(name: str, confusion: Confusion) -> str:
@@ -149,6 +142,25 @@ def _heat(generated: float, real: float) -> str:
 
 def _plausibility(rates: Mapping[str, Rate]) -> str:
     return _table(["", "generated", "real"], [[_named(name), _number(rate.generated), _number(rate.real)] for name, rate in rates.items()])
+
+
+def _findings(findings: Mapping[str, Mapping[str, float]]) -> str:
+    """Small tables; findings about the same things are columns of one."""
+    tables: list[dict[str, Mapping[str, float]]] = []
+    for name, values in findings.items():
+        same = next((table for table in tables if any(values.keys() & others.keys() for others in table.values())), None)
+        if same is None:
+            tables.append({name: values})
+        else:
+            same[name] = values
+    drawn = "".join(
+        _table(["", *map(_named, table)], [[escape(of), *(_figure(values.get(of)) for values in table.values())] for of in _keys(table)]) for table in tables
+    )
+    return f"<div class=side>{drawn}</div>" if drawn else ""
+
+
+def _keys(parts: Mapping[str, Mapping[str, float]]) -> Iterable[str]:
+    return dict.fromkeys(of for part in parts.values() for of in part)
 
 
 def _privacy_ends(report: ReportView) -> str:
@@ -213,6 +225,16 @@ def _value(measure: Measure) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _figure(value: float | None) -> str:
+    """A number of any size: whole from a thousand, four digits below, and a power of ten where there would be only zeros."""
+    if value is None:
+        return _number(None)
+    size = abs(value)
+    if 1e3 <= size < 1e9:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if size == 0 or 1e-3 <= size < 1e3 else f"{value:.2e}"
 
 
 def _table(head: list[str], rows: list[list[str]], *, caption: str = "") -> str:

@@ -1,38 +1,45 @@
-"""``GET /samples``: rows of the infinite table, and the headers that make the answer a receipt."""
+"""``GET /samples``: rows of the infinite table, and the headers that make the answer a receipt. ``POST /samples/check``: what a condition would cost."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from app import noise
+from app import noise, provenance
 from app.api.answers import FOR_EVER, REVALIDATE, has, media_type_of, tag_of
-from app.api.schemas import Row, SampleQuery
-from app.api.services import Services, UseServices, warning_header
+from app.api.bodies import takes_json
+from app.api.schemas import CheckRequest, CheckView, Row, SampleQuery
+from app.api.services import Services, UseServices, authorised, warning_header
 from app.bundle import FORMAT
 from app.cellar import OpenModel
-from app.errors import Fault, InvalidInput
-from app.formats import CHUNKS, CSV, JSON
+from app.errors import Conflict, Fault, InvalidInput, NotFound
+from app.formats import ARROW, BINARY, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet, writer
 from app.inference import arithmetic
-from app.sampler import Condition
+from app.sampler import BLOCK, PROBE_SEED, Condition, Odds, Poured
+from app.wine import COLUMNS
 
 router = APIRouter(tags=["samples"])
 
 STREAM_ABOVE = 20_000  # rows; smaller answers are made whole and say their length
-FORMATS = {"json": JSON, "csv": CSV}
+FORMATS = {"json": JSON, "csv": CSV, "ndjson": NDJSON, "parquet": PARQUET, "arrow": ARROW}
 
-_RESPONSES: dict[int | str, dict[str, object]] = {
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "exactly n rows",
         "content": {
             JSON: {"schema": {"type": "array", "items": Row.model_json_schema()}},
+            NDJSON: {"schema": {"type": "string"}},
             CSV: {"schema": {"type": "string"}},
+            PARQUET: _BINARY,
+            ARROW: _BINARY,
         },
     },
     304: {"description": "the rows that If-None-Match names"},
@@ -48,55 +55,173 @@ class _Pinned:
     offset: int
     n: int
     condition: Condition
+    include: tuple[str, ...]
     media_type: str
 
     def url(self, *, offset: int) -> str:
         """The request as a URL, from row ``offset``."""
-        labels = [("quality", q) for q in self.condition.qualities] + [("type", t) for t in self.condition.types]
+        asked = self.condition
+        pairs: list[tuple[str, object]] = [("n", self.n), *(("quality", q) for q in asked.qualities), *(("type", t) for t in asked.types)]
+        pairs += [("mix", "balanced")] if asked.balanced else []
+        for limit in asked.ranges:
+            scale = COLUMNS[limit.column].scale
+            pairs += [(f"{limit.name}_min", f"{limit.low / scale:g}"), (f"{limit.name}_max", f"{limit.high / scale:g}")]
         name = next(name for name, media_type in FORMATS.items() if media_type == self.media_type)
-        pairs = [("n", self.n), *labels, ("seed", self.seed), ("offset", offset), ("model", self.model_id), ("format", name)]
+        pairs += [*(("include", i) for i in self.include), ("seed", self.seed), ("offset", offset), ("model", self.model_id), ("format", name)]
         return "/samples?" + urlencode(pairs)
 
     @property
     def etag(self) -> str:
-        """Strong: the bytes are a function of the pinned request, the two layouts and the arithmetic of this process."""
-        return tag_of(f"{FORMAT} {noise.LAYOUT} {arithmetic()} {self.url(offset=self.offset)}")
+        """Strong: the bytes are a function of the pinned request, the layouts, the arithmetic of this process and who writes them."""
+        by = writer() if self.media_type in BINARY else ""
+        return tag_of(f"{FORMAT} {noise.LAYOUT} {arithmetic()} {by} {self.url(offset=self.offset)}")
 
 
+@router.head("/samples", include_in_schema=False)
 @router.get("/samples", responses=_RESPONSES, response_class=Response)
 async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use: UseServices) -> Response:
-    """Exactly `n` synthetic wines: a bare array, or CSV. The URL in `Content-Location` returns these very bytes for ever."""
-    if asked.n > use.settings.max_rows:
-        detail = f"n: expected at most {use.settings.max_rows} rows in one answer, found {asked.n}; go on with offset"
-        raise InvalidInput(detail, [Fault("/query/n", detail, expected=f"at most {use.settings.max_rows}", found=str(asked.n))])
+    """Exactly `n` synthetic wines: a bare array, or NDJSON, CSV, Parquet, Arrow. The URL in `Content-Location` returns these very bytes for ever.
+
+    With limits on measurements (`alcohol_min=12`) rows beyond them are passed over: `offset` counts positions in the
+    table, passed-over ones too, and `Link: rel="next"` goes on where this answer ends (a streamed answer with limits
+    has none: `include=row` tells the last position). What would mean making more rows than the deployment allows is
+    refused before any is made; `POST /samples/check` tells beforehand.
+    """
     media_type = media_type_of(request, asked.format, FORMATS)
-    condition = Condition(tuple(sorted(set(asked.quality))), tuple(sorted(set(asked.type))))
-    model, warnings = await use.pour(lambda: _open(use, asked.model, condition))
+    condition: Condition = asked.condition()
+    limit = None if authorised(request, use.settings) else use.settings.max_rows
+    if limit is not None and asked.n > limit:
+        detail = f"n: expected at most {limit} rows in one answer, found {asked.n}; go on with offset"
+        raise InvalidInput(detail, [Fault("/query/n", detail, expected=f"at most {limit}", found=str(asked.n))])
+    include = tuple(sorted(set(asked.include)))
+    model, warnings = await use.pour(lambda: _open(use, asked.model, condition, include, n=asked.n, limit=limit))
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
-    pinned = _Pinned(model.bundle.id, seed, asked.offset, asked.n, condition, media_type)
+    pinned = _Pinned(model.bundle.id, seed, asked.offset, asked.n, condition, include, media_type)
     is_pinned = asked.seed is not None and asked.model == model.bundle.id
     headers = _headers(pinned, warnings, cache=FOR_EVER if is_pinned else REVALIDATE, pool=model.bundle.manifest.pool)
-    if has(request.headers.get("if-none-match", ""), pinned.etag):
-        return Response(status_code=304, headers=headers)
-    chunks = CHUNKS[media_type](model.sampler.blocks(condition, seed=seed, offset=asked.offset, n=asked.n))
+    known = has(request.headers.get("if-none-match", ""), pinned.etag)
+    if known or request.method == "HEAD":
+        answer = Response(status_code=304 if known else 200, headers=headers | _next(pinned, None), media_type=None if known else media_type)
+        del answer.headers["Content-Length"]  # that of the rows is known once they are poured
+        return answer
+    blocks = _Followed(model.sampler.blocks(condition, seed=seed, offset=asked.offset, n=asked.n))
+    chunks = CHUNKS[media_type](_sheets(model, blocks, include), include)
     if asked.n > STREAM_ABOVE:
-        return StreamingResponse(_poured(use, chunks), headers=headers, media_type=media_type)
-    return Response(await use.pour(lambda: b"".join(chunks)), headers=headers, media_type=media_type)
+        return StreamingResponse(use.stream(chunks), headers=headers | _next(pinned, None), media_type=media_type)
+    body = await use.pour(lambda: b"".join(chunks))
+    return Response(body, headers=headers | _next(pinned, blocks.last), media_type=media_type)
 
 
-def _open(use: Services, name: str, condition: Condition) -> tuple[OpenModel, list[str]]:
+@router.post("/samples/check", dependencies=[Depends(takes_json)])
+async def check(asked: CheckRequest, request: Request, use: UseServices) -> CheckView:
+    """What a sample under these conditions would cost and rest on, before it is asked for; nothing is poured."""
+    limit = None if authorised(request, use.settings) else use.settings.max_rows
+    return await use.pour(lambda: _check(use, asked, limit))
+
+
+class _Followed:
+    """An iterator of blocks that remembers the last row that went through it."""
+
+    def __init__(self, blocks: Iterable[Poured]) -> None:
+        self._blocks, self.last = blocks, -1
+
+    def __iter__(self) -> Iterator[Poured]:
+        for block in self._blocks:
+            self.last = int(block.rows[-1])
+            yield block
+
+
+def _sheets(model: OpenModel, blocks: Iterable[Poured], include: tuple[str, ...]) -> Iterator[Sheet]:
+    judged = any(name != "row" for name in include)
+    for block in blocks:
+        scores = vars(model.scorer.score(block.wines)) if judged else {}
+        extra: Extra = {name: block.rows if name == "row" else scores[name] for name in include}
+        yield Sheet(block.wines, extra)
+
+
+def _open(use: Services, name: str, condition: Condition, include: tuple[str, ...], *, n: int, limit: int | None) -> tuple[OpenModel, list[str]]:
+    """The model and what must be said of the condition; a typed error if it can't be met."""
     model = use.cellar.get(name)
-    return model, model.sampler.check(condition)
+    warnings = model.sampler.check(condition)
+    if lacking := [column for column in include if column != "row" and column not in model.scorer.columns]:
+        method = model.bundle.manifest.method
+        raise Conflict(f"model {model.bundle.id} was trained by method {method!r} and has nothing to tell {' or '.join(lacking)} with; leave it out of include")
+    if condition.ranges:
+        odds = model.sampler.odds(condition)
+        if (reason := _too_much(odds, n, limit)) is not None:
+            raise InvalidInput(reason, [Fault(f"/query/{odds.binding}_min", reason, expected="limits that more rows pass", found=_shown(odds))])
+    return model, warnings
+
+
+def _too_much(odds: Odds, n: int, limit: int | None) -> str | None:
+    """Why so many rows within the limits can't be had; None if they can."""
+    needed = odds.rows_for(n)
+    if needed is not None and (limit is None or needed <= limit):
+        return None
+    loosen = ", ".join(f"{name} ({passed / odds.probed:.2%})" for name, passed in odds.without.items())
+    advice = f"share that would pass without the limits of: {loosen}"
+    if needed is None or limit is None:
+        return f"expected limits that some rows pass, found that {_shown(odds)} do; {advice}"
+    most = int(limit * odds.share)
+    return f"{_shown(odds)} are within these limits, so {n} rows mean making about {needed} where {limit} are allowed; ask for at most {most}, or {advice}"
+
+
+def _shown(odds: Odds) -> str:
+    return f"{odds.passed} of {odds.probed} rows"
+
+
+def _check(use: Services, asked: Any, limit: int | None) -> CheckView:
+    condition: Condition = asked.condition()
+    model = use.cellar.get(asked.model)
+    warnings = model.sampler.check(condition)
+    odds = model.sampler.odds(condition)
+    reason = _too_much(odds, asked.n, limit)
+    if condition.ranges and reason is None and odds.passed < asked.n and odds.share < 1:
+        warnings.append(f"the share is an estimate from {_shown(odds)}")
+    held, why = _training_rows(use, model, condition)
+    needed = odds.rows_for(asked.n)
+    return CheckView(
+        feasible=reason is None,
+        model=model.bundle.id,
+        acceptance=odds.share,
+        probed=odds.probed,
+        rows_scanned=needed,
+        max_rows=limit or noise.MAX_ROW,
+        seconds=None if needed is None else round(needed * _seconds_per_row(model), 3),
+        binding=odds.binding,
+        without={name: passed / odds.probed for name, passed in odds.without.items()},
+        training_rows=held,
+        warnings=[
+            *warnings,
+            *([reason] if reason else []),
+            *([why] if why else []),
+            *(["no training row meets this: what is poured is a guess"] if held == 0 else []),
+        ],
+    )
+
+
+def _seconds_per_row(model: OpenModel) -> float:
+    start = time.perf_counter()
+    model.sampler.wines(Condition(), seed=PROBE_SEED, offset=0, n=BLOCK)
+    return (time.perf_counter() - start) / BLOCK
+
+
+def _training_rows(use: Services, model: OpenModel, condition: Condition) -> tuple[int | None, str | None]:
+    lineage = model.bundle.manifest.lineage.model_dump()
+    try:
+        with use.db.read() as tx:
+            rows = provenance.rows(tx, provenance.dataset(tx, model.bundle.id, lineage), lineage)
+    except (NotFound, Conflict) as error:
+        return None, error.detail
+    return int(condition.holds(rows.train).sum()), None
 
 
 def _headers(pinned: _Pinned, warnings: list[str], *, cache: str, pool: int) -> dict[str, str]:
-    following = pinned.offset + pinned.n
     return {
         "Cuvee-Model": pinned.model_id,
         "Cuvee-Seed": str(pinned.seed),
-        "Content-Location": pinned.url(offset=pinned.offset),
-        **({"Link": f'<{pinned.url(offset=following)}>; rel="next"'} if following < noise.MAX_ROW else {}),
         **({"Cuvee-Pool": str(pool)} if pool else {}),
+        "Content-Location": pinned.url(offset=pinned.offset),
         "ETag": pinned.etag,
         "Cache-Control": cache,
         "Vary": "Accept",
@@ -104,7 +229,10 @@ def _headers(pinned: _Pinned, warnings: list[str], *, cache: str, pool: int) -> 
     }
 
 
-async def _poured(use: Services, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The chunks, each made when the client has taken the one before."""
-    while chunk := await use.pour(lambda: next(chunks, b"")):
-        yield chunk
+def _next(pinned: _Pinned, last: int | None) -> dict[str, str]:
+    """``Link`` to what follows; none where the end of this answer is not known beforehand, nor at the end of the table."""
+    if last is None:
+        if pinned.condition.ranges:
+            return {}
+        last = pinned.offset + pinned.n - 1
+    return {"Link": f'<{pinned.url(offset=last + 1)}>; rel="next"'} if last + 1 < noise.MAX_ROW else {}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, computed_field, create_model, field_validator
+import numpy as np
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, computed_field, create_model, field_validator, model_validator
 
-from app import jobs
+from app import jobs, leaderboard
 from app.bundle import Measure, Report
 from app.jobs import Promote
 from app.noise import MAX_ROW, MAX_SEED
 from app.params import METHODS
-from app.wine import COLUMNS, QUALITY_RANGE
+from app.registry import AUTOENCODER
+from app.sampler import Condition, Range
+from app.wine import COLUMNS, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, QUALITY_RANGE, Column, Wines, to_ticks
 
 MAX_PAGE = 200
 
@@ -48,6 +53,10 @@ class NewDataset(Request):
     name: Printable = Field("upload", max_length=200)
 
 
+Format = Literal["json", "ndjson", "csv", "parquet", "arrow"]
+Include = Literal["row", "p_real", "predicted_quality"]
+ROUNDING = 1e-6  # ticks
+
 PARAMS_SCHEMA = {
     "type": "object",
     "description": "the method's own params over those of its preset; unknown names and values out of range are refused",
@@ -68,16 +77,84 @@ class TrainRequest(Request):
     promote: Promote = Field("auto", description="whether the model may become the champion; auto: if it beats it")
 
 
-class SampleQuery(Request):
+class _Conditions(Request):
+    """What rows must be."""
+
+    quality: list[Quality] = Field([], max_length=11, description="repeatable; none: as `mix` says")
+    type: list[Type] = Field([], max_length=2, description="repeatable; none: the training data's own mix")
+    mix: Literal["data", "balanced"] = Field(
+        "data", description="data: qualities as often as in the training data; balanced: all that are asked for equally often"
+    )
+
+    def condition(self) -> Condition:
+        """The same, in ticks and without repeats."""
+        ranges = (self._range(j, column) for j, column in enumerate(COLUMNS))
+        return Condition(tuple(sorted(set(self.quality))), tuple(sorted(set(self.type))), tuple(r for r in ranges if r), self.mix == "balanced")
+
+    def _range(self, j: int, column: Column) -> Range | None:
+        low, high = (getattr(self, f"{column.name}_{end}") for end in ("min", "max"))
+        if low is None and high is None:
+            return None
+        # limits between two points of the grid move inwards; the small number is there for decimals that no float holds
+        lowest = LOW_TICKS[j] if low is None else math.ceil(low * column.scale - ROUNDING)
+        highest = HIGH_TICKS[j] if high is None else math.floor(high * column.scale + ROUNDING)
+        return Range(j, int(lowest), int(highest))
+
+    @model_validator(mode="after")
+    def _some_value_is_left(self) -> Self:
+        for j, column in enumerate(COLUMNS):
+            if (found := self._range(j, column)) is not None and found.low > found.high:
+                low, high = (getattr(self, f"{column.name}_{end}") for end in ("min", "max"))
+                grid = f"limits with a value of the grid (steps of {1 / column.scale:g}) between them"
+                raise ValueError(f"{column.name}_min, {column.name}_max: expected {grid}, found {low} and {high}")
+        return self
+
+
+_LIMITS: dict[str, Any] = {
+    f"{c.name}_{end}": (float | None, Field(None, ge=c.low, le=c.high, description=f"{c.unit}; {word} this"))
+    for c in COLUMNS
+    for end, word in (("min", "not below"), ("max", "not above"))
+}
+
+
+class _SampleQuery(_Conditions):
     """Which rows of which model."""
 
     n: int = Field(100, ge=1, description="rows")
-    quality: list[Quality] = Field([], max_length=11, description="repeatable; none: the training data's own mix")
-    type: list[Type] = Field([], max_length=2, description="repeatable; none: the training data's own mix")
     seed: Seed | None = Field(None, description="which table; none: the server picks one and says it")
-    offset: int = Field(0, ge=0, lt=MAX_ROW, description="the first row")
+    offset: int = Field(0, ge=0, lt=MAX_ROW, description="the first position in the table; rows beyond the limits keep theirs")
     model: Name = Field("champion", description="a model's id or an alias")
-    format: Literal["json", "csv"] | None = Field(None, description="none: as the Accept header asks, else JSON")
+    include: list[Include] = Field([], max_length=3, description="repeatable; further columns: the position in the table, and what the model's own judges say")
+    format: Format | None = Field(None, description="none: as the Accept header asks, else JSON")
+
+
+SampleQuery = create_model("SampleQuery", __base__=_SampleQuery, __doc__=_SampleQuery.__doc__, **_LIMITS)
+
+
+class _CheckRequest(_Conditions):
+    """A sample that somebody thinks of asking for."""
+
+    n: int = Field(100, ge=1, description="rows")
+    model: Name = Field("champion", description="a model's id or an alias")
+
+
+CheckRequest = create_model("CheckRequest", __base__=_CheckRequest, __doc__=_CheckRequest.__doc__, **_LIMITS)
+
+
+class CheckView(BaseModel):
+    """What asking for such a sample would mean."""
+
+    feasible: bool = Field(description="whether GET /samples would answer with rows")
+    model: str
+    acceptance: float = Field(ge=0, le=1, description="share of the table's rows of these labels that are within the limits")
+    probed: int = Field(description="rows that this was tried on")
+    rows_scanned: int | None = Field(description="rows that would be made for n that pass, about; null: no probed row passed")
+    max_rows: int = Field(description="rows that one request may make")
+    seconds: float | None = Field(description="of one core, about")
+    binding: str | None = Field(description="the measurement whose limits cost the most rows; null: there are none")
+    without: dict[str, float] = Field(description="acceptance if the limits of one measurement were dropped")
+    training_rows: int | None = Field(description="training rows that meet the condition; null: they are not stored here, `warnings` says why")
+    warnings: list[str]
 
 
 class _Row(Request):
@@ -97,11 +174,36 @@ _ROW_FIELDS: dict[str, Any] = {
 Row = create_model("Row", __base__=_Row, __doc__="A wine: 11 measurements, its score and its type.", **_ROW_FIELDS)
 
 
+def wines_of(rows: Sequence[Any]) -> Wines:
+    """``Row`` objects as wines, moved to the grid."""
+    measurements = np.array([[getattr(row, name) for name in MEASUREMENTS] for row in rows], dtype=np.float64)
+    quality = np.array([row.quality for row in rows], dtype=np.int64)
+    return Wines(to_ticks(measurements), quality, np.array([row.type == "red" for row in rows]))
+
+
 class ScoreRequest(Request):
     """Wines to be scored, and by which model."""
 
     rows: Annotated[list[Row], FailFast()] = Field(min_length=1)  # a thousand bad rows would make ten thousand faults
     model: Name = "champion"
+    explain: bool = Field(False, description="say for each wine which measurements look off")
+
+
+class ScoreQuery(Request):
+    """What a table to be scored can't say itself; a JSON body says it in its own fields."""
+
+    model: Name | None = Field(None, description="a model's id or an alias; none: champion")
+    explain: bool | None = Field(None, description="say for each wine which measurement looks off")
+    format: Format | None = Field(None, description="none: as the Accept header asks, else as the body came")
+
+
+class ReasonView(BaseModel):
+    """A measurement that does not go with a wine's others."""
+
+    measurement: str
+    found: float
+    expected: float = Field(description="what would go with the others")
+    surprise: float = Field(description="how far off it is, in standard deviations given the others")
 
 
 class ScoreView(BaseModel):
@@ -122,6 +224,7 @@ class ScoreView(BaseModel):
         None, ge=0, le=1, description="the share of real wines, of those that the critic has not seen, that look less real to it; null: no critic"
     )
     predicted_quality: int | None = Field(None, description="the classifier's; null: the model has none")
+    reasons: list[ReasonView] | None = Field(None, description="what looks off, the strongest first, at most three; null: nobody asked (explain)")
 
 
 class ScoreAnswer(BaseModel):
@@ -129,6 +232,35 @@ class ScoreAnswer(BaseModel):
 
     model: str
     rows: list[ScoreView]
+
+
+class VariationsRequest(Request):
+    """One wine to vary, or two to go from one to the other."""
+
+    rows: list[Row] = Field(min_length=1, max_length=2, description="one wine, or two of one type")
+    n: int = Field(10, ge=1, le=10_000, description="wines to answer with; on the way between two at least 2")
+    steps: int | None = Field(None, ge=2, le=10_000, description="another name for `n` where there are two wines: the points of the way, both ends included")
+    spread: float | None = Field(
+        None,
+        ge=0,
+        le=5,
+        description="how far off the wine, or the way, in latent units: the training wines spread by 1 along each of its dimensions; "
+        "0 is the reconstruction itself. null: 0.5 for one wine, 0 for two",
+    )
+    quality: Quality | None = Field(None, description="of the answered wines; null: the wine's own, and on the way between two it goes along, rounded")
+    seed: Seed | None = Field(None, description="of the directions; null: the server picks one and says it")
+    model: Name = Field(AUTOENCODER, description="a model's id or an alias")
+    format: Format | None = Field(None, description="null: as the Accept header asks, else JSON")
+
+    @property
+    def count(self) -> int:
+        """The wines to answer with."""
+        return self.n if self.steps is None else self.steps
+
+    @property
+    def distance(self) -> float:
+        """The spread, or what is usual for so many wines."""
+        return self.spread if self.spread is not None else 0.5 if len(self.rows) == 1 else 0.0
 
 
 class View(BaseModel):
@@ -194,6 +326,7 @@ class _ModelHead(View):
     created_at: datetime
     sha256: str
     size: int = Field(description="bytes of its bundle")
+    pool: int = Field(description="rows made in advance, which are poured again and again; 0: a network pours new ones")
 
 
 class ModelSummary(_ModelHead):
@@ -248,6 +381,7 @@ class ReportView(Report):
 
     model: str
     method: str
+    pool: int = Field(description="rows made in advance, which are poured again and again; 0: a network pours new ones")
     lineage: ReportLineage
 
 
@@ -261,7 +395,29 @@ class RowsQuery(Request):
     """Which of the real rows behind a model."""
 
     part: Literal["train", "holdout"] = Field("holdout", description="what it was trained on, or what its report was measured on")
+    format: Format | None = Field(None, description="none: as the Accept header asks, else JSON")
+
+
+class LeaderboardQuery(Page):
+    """Which models are compared, and in which order."""
+
+    dataset: Name | None = Field(None, description="a dataset's id; none: the champion's")
+    holdout: float | None = Field(None, ge=0, le=0.5, description="share of rows held out; none: the champion's")
+    split_seed: int | None = Field(None, ge=0, lt=2**32, description="which rows; none: the champion's")
+    sort: str = Field(
+        "c2st", max_length=64, json_schema_extra={"enum": [column.name for column in leaderboard.COLUMNS]}, description="models without it come last"
+    )
+    order: leaderboard.Order | None = Field(None, description="none: better first, of two names the first in the alphabet")
     format: Literal["json", "csv"] | None = Field(None, description="none: as the Accept header asks, else JSON")
+
+
+_BOARD: dict[str, Any] = {
+    "model": (str, ...),
+    "aliases": (str | None, Field(None, description="names that it answers to, with spaces between")),
+    **{column.name: (column.value.type.python_type | None, Field(None, description=column.meaning)) for column in leaderboard.COLUMNS},
+    "created_at": (datetime | None, None),
+}
+LeaderboardRow = create_model("LeaderboardRow", __doc__="A model beside others, or the floor or ceiling of each measure.", **_BOARD)
 
 
 class DatasetView(View):

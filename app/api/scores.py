@@ -1,49 +1,170 @@
-"""``POST /score``: how real do these wines look, and which quality do they deserve?"""
+"""``POST /score``: how real do these wines look, which quality do they deserve, and what looks off about them?"""
 
 from __future__ import annotations
 
-import numpy as np
-from fastapi import APIRouter, Depends
+import tempfile
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, BinaryIO, cast
 
-from app.api.bodies import takes_json
-from app.api.schemas import ScoreAnswer, ScoreRequest, ScoreView
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from app import tables
+from app.api.answers import media_type_of
+from app.api.bodies import JSON_TYPES, check_type
+from app.api.samples import FORMATS
+from app.api.schemas import ReasonView, ScoreAnswer, ScoreQuery, ScoreRequest, ScoreView, wines_of
 from app.api.services import Services, UseServices
-from app.errors import Fault, InvalidInput
+from app.cellar import OpenModel
+from app.copula import Reason
+from app.errors import Conflict, Fault, InvalidInput, TooLarge
+from app.faults import faults_of
+from app.formats import ARROW, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet
 from app.scorer import Scores
-from app.wine import MEASUREMENTS, Wines, to_ticks
+from app.wine import COLUMNS, MEASUREMENTS, Wines
 
 router = APIRouter(tags=["score"])
 
+TABLES = (CSV, NDJSON, PARQUET, ARROW)
+SPOOL = 2**20  # bytes of a table that are kept in memory; more goes to a file that is deleted with the request
 
-@router.post("/score", dependencies=[Depends(takes_json)])
-async def score(asked: ScoreRequest, use: UseServices) -> ScoreAnswer:
+_STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
+_OPENAPI: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": ScoreRequest.model_json_schema()}, CSV: _STRING, NDJSON: _STRING, PARQUET: _BINARY, ARROW: _BINARY},
+    }
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "scores in the rows' order; in the other formats than JSON, beside the rows",
+        "content": {JSON: {"schema": ScoreAnswer.model_json_schema()}, CSV: _STRING, NDJSON: _STRING, PARQUET: _BINARY, ARROW: _BINARY},
+    }
+}
+
+
+@router.post("/score", openapi_extra=_OPENAPI, responses=_RESPONSES, response_class=Response)
+async def score(request: Request, asked: Annotated[ScoreQuery, Query()], use: UseServices) -> Response:
     """How real each row looks to the critic (`p_real`, `percentile`) and to the discriminator, and the classifier's `predicted_quality`.
 
     The critic was taught after the GAN to tell real wines from the model's own rows, from real wines with one to
     three columns tampered with, and from columns shuffled: `p_real` is the share of real wines among as many of each,
     of those that look like this one. A real wine is mostly given about 0.6, because the model's own rows look as
-    real; one that no winery makes comes near 0. `percentile` ranks it among real wines.
+    real; one that no winery makes comes near 0. `percentile` ranks it among real wines. `explain` adds which
+    measurements do not go with the others, and what would.
+
+    Rows come as JSON (`{"rows": [...]}`), CSV, NDJSON, Parquet or Arrow, and scores go in the same format unless
+    another is asked for. A table is read through before the first score is sent, so that a bad cell is an error and
+    not half an answer; then it is scored and sent part by part.
     """
-    if len(asked.rows) > use.settings.max_score_rows:
+    check_type(request, (*JSON_TYPES, *TABLES))
+    came = request.headers["content-type"].split(";")[0].strip().lower()
+    goes = FORMATS[asked.format] if asked.format else media_type_of(request, None, {"same": came} | FORMATS)
+    if came == JSON:
+        return await _score_rows(await request.body(), asked, use, goes)
+    return await _score_table(request, came, asked, use, goes)
+
+
+async def _score_rows(body: bytes, asked: ScoreQuery, use: Services, goes: str) -> Response:
+    try:
+        given = ScoreRequest.model_validate_json(body)
+    except ValidationError as error:
+        faults = faults_of(error.errors(), at=("body",))
+        raise InvalidInput("; ".join(f.detail for f in faults[:3]), faults) from error
+    if twice := [name for name in ("model", "explain") if getattr(asked, name) is not None]:
+        detail = f"{twice[0]}: expected in the JSON body, found in the query"
+        raise InvalidInput(detail, [Fault(f"/query/{twice[0]}", detail, expected="a field of the body", found="a query parameter")])
+    if len(given.rows) > use.settings.max_score_rows:
         limit = use.settings.max_score_rows
-        detail = f"rows: expected at most {limit} in one request, found {len(asked.rows)}"
-        raise InvalidInput(detail, [Fault("/body/rows", detail, expected=f"at most {limit}", found=str(len(asked.rows)))])
-    model_id, scores = await use.pour(lambda: _score(use, asked))
-    return ScoreAnswer(model=model_id, rows=_views(scores))
+        detail = f"rows: expected at most {limit} in one JSON body, found {len(given.rows)}; a table (CSV, NDJSON, Parquet, Arrow) may be longer"
+        raise InvalidInput(detail, [Fault("/body/rows", detail, expected=f"at most {limit}", found=str(len(given.rows)))])
+    wines = wines_of(given.rows)
+    model = await use.pour(lambda: use.cellar.get(given.model))
+    if goes == JSON:
+        answer = await use.pour(lambda: ScoreAnswer(model=model.bundle.id, rows=_views(model, wines, explain=given.explain)))
+        return Response(answer.model_dump_json(), media_type=JSON, headers=_about(model))
+    columns = await use.pour(lambda: _columns(model, explain=given.explain))
+    body = await use.pour(lambda: b"".join(CHUNKS[goes]([_sheet(model, wines, columns)], columns)))
+    return Response(body, media_type=goes, headers=_about(model))
 
 
-def _score(use: Services, asked: ScoreRequest) -> tuple[str, Scores]:
-    model = use.cellar.get(asked.model)
-    return model.bundle.id, model.scorer.score(_wines(asked))
+async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
+    model = await use.pour(lambda: use.cellar.get(asked.model or "champion"))
+    columns = await use.pour(lambda: _columns(model, explain=bool(asked.explain)))
+    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(SPOOL))  # noqa: SIM115 - closed when the answer is sent
+    try:
+        async for chunk in request.stream():
+            await run_in_threadpool(file.write, chunk)
+        await run_in_threadpool(_check, file, came, use.settings.max_rows, model)
+    except BaseException:
+        file.close()
+        raise
+    file.seek(0)
+    sheets = (_sheet(model, part.wines, columns) for part in tables.parts(file, came))
+    chunks = CHUNKS[goes](sheets, columns)
+    return StreamingResponse(_sent(use.stream(chunks), file), media_type=goes, headers=_about(model))
 
 
-def _views(scores: Scores) -> list[ScoreView]:
-    columns = {name: values.tolist() for name, values in vars(scores).items() if values is not None}
+async def _sent(chunks: AsyncIterator[bytes], file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        async for chunk in chunks:
+            yield chunk
+
+
+def _check(file: BinaryIO, came: str, limit: int, model: OpenModel) -> None:
+    """Reads the table through; ``InvalidInput`` for a cell that is no wine's, a type that the model never saw, or no row at all, ``TooLarge`` for too many."""
+    file.seek(0)
+    rows = 0
+    for part in tables.parts(file, came):
+        model.scorer.check(part.wines, first=rows)
+        rows += len(part.wines)
+        if rows > limit:
+            raise TooLarge(f"expected a table of at most {limit} rows, found more; a deployment may raise CUVEE_MAX_ROWS")
+    if rows == 0:
+        raise InvalidInput("expected a table with at least one row, found none", [Fault("/body", "expected at least one row", expected="rows", found="none")])
+
+
+def _columns(model: OpenModel, *, explain: bool) -> tuple[str, ...]:
+    """The columns that this model can fill, in their order; ``Conflict`` if it can't explain."""
+    if explain and not model.scorer.explains:
+        raise Conflict(f"model {model.bundle.id} was made before models could give reasons; train it again, or leave out explain")
+    told = tuple(name for name in Scores.__dataclass_fields__ if name in model.scorer.columns)
+    return told + (("reason", "reason_expected") if explain else ())
+
+
+def _sheet(model: OpenModel, wines: Wines, columns: tuple[str, ...]) -> Sheet:
+    """The wines with their scores beside them, and the strongest reason where asked."""
+    extra: dict[str, Any] = {name: values for name, values in vars(model.scorer.score(wines)).items() if name in columns}
+    if "reason" in columns:
+        strongest = [found[0] if found else None for found in model.scorer.reasons(wines)]
+        extra["reason"] = np.array([r and MEASUREMENTS[r.column] for r in strongest], dtype=object)
+        extra["reason_expected"] = np.array([r and _unit(r.column, r.expected) for r in strongest], dtype=object)
+    ordered: Extra = {name: extra[name] for name in columns}
+    return Sheet(wines, ordered)
+
+
+def _views(model: OpenModel, wines: Wines, *, explain: bool) -> list[ScoreView]:
+    columns = {name: values.tolist() for name, values in vars(model.scorer.score(wines)).items() if values is not None}
+    if explain:
+        columns["reasons"] = [[_reason(reason, row) for reason in found] for found, row in zip(model.scorer.reasons(wines), wines.ticks.tolist(), strict=True)]
     return [ScoreView(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
-def _wines(asked: ScoreRequest) -> Wines:
-    rows = [row.model_dump() for row in asked.rows]
-    measurements = np.array([[row[name] for name in MEASUREMENTS] for row in rows], dtype=np.float64)
-    quality = np.array([row["quality"] for row in rows], dtype=np.int64)
-    return Wines(to_ticks(measurements), quality, np.array([row["type"] == "red" for row in rows]))
+def _reason(reason: Reason, ticks: list[int]) -> ReasonView:
+    return ReasonView(
+        measurement=MEASUREMENTS[reason.column],
+        found=_unit(reason.column, ticks[reason.column]),
+        expected=_unit(reason.column, reason.expected),
+        surprise=round(reason.surprise, 2),
+    )
+
+
+def _unit(column: int, tick: int) -> float:
+    return tick / COLUMNS[column].scale
+
+
+def _about(model: OpenModel) -> dict[str, str]:
+    return {"Cuvee-Model": model.bundle.id, "Vary": "Accept, Content-Type"}

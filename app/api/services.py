@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from secrets import compare_digest
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
 from app.cellar import Cellar
 from app.db import Database
+from app.errors import Unauthorised
 from app.settings import Settings
 
 Result = TypeVar("Result")
@@ -30,11 +32,27 @@ class Services:
         """The result of ``work``, run on the pouring thread."""
         return await asyncio.get_running_loop().run_in_executor(self.pouring, work)
 
+    async def stream(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+        """The chunks, each made on the pouring thread when the client has taken the one before."""
+        while chunk := await self.pour(lambda: next(chunks, b"")):
+            yield chunk
+
 
 def services(request: Request) -> Services:
     """The services of the app that serves this request."""
     found: Services = request.app.state.services
     return found
+
+
+def authorised(request: Request, settings: Settings) -> bool:
+    """Whether the request carries the deployment's token; ``Unauthorised`` if it carries another one."""
+    given = request.headers.get("authorization")
+    if given is None:
+        return False
+    token = settings.token.get_secret_value() if settings.token else ""
+    if not token or not compare_digest(given.encode(), f"Bearer {token}".encode()):
+        raise Unauthorised("expected 'Authorization: Bearer' with this deployment's CUVEE_TOKEN, found another one; without the header the usual limits hold")
+    return True
 
 
 def warning_header(warnings: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,12 @@
-"""``classifier``: the quality of a wine from its eleven measurements and its type; plain cross-entropy."""
+"""``classifier``: the quality of a wine from its eleven measurements and its type; plain cross-entropy.
+
+Trained alone, its learning rate falls to nothing along a cosine (Loshchilov and Hutter, *SGDR*, ICLR 2017): R2 .40 on wines never seen, where
+the steady rate that other methods start from leaves .38. Ordinal losses gain less (docs/experiments.md, 30).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -25,6 +30,7 @@ def train(data: TrainingSet, params: ClassifierParams, run: Run) -> Trained:
     trainees = Trainees({"classifier": net}, {"classifier": adam}, random)
     start = trainees.load(run.resume) if run.resume else 0
     for step in range(start + 1, params.classifier_steps + 1):
+        adam.param_groups[0]["lr"] = params.classifier_lr * (1 + math.cos(math.pi * (step - 1) / params.classifier_steps)) / 2
         loss = learn(net, adam, blurred(data.batch(params.batch, random), params, random))
         run.tick(step, params.classifier_steps, metrics=partial(metrics, loss), state=partial(trainees.save, step))
     return Trained(classifier=net)

@@ -1,0 +1,83 @@
+"""``POST /variations``: wines near a wine, or on the way from one to another."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from app.api.answers import media_type_of
+from app.api.bodies import takes_json
+from app.api.samples import FORMATS
+from app.api.schemas import Row, VariationsRequest, wines_of
+from app.api.services import Services, UseServices, warning_header
+from app.errors import Fault, InvalidInput, NotFound
+from app.formats import ARROW, CHUNKS, CSV, JSON, NDJSON, PARQUET, Sheet
+from app.registry import AUTOENCODER
+from app.variations import TRAIN_ONE
+from app.wine import Wines
+
+router = APIRouter(tags=["variations"])
+
+_TEXT, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "exactly as many rows as were asked for",
+        "content": {
+            JSON: {"schema": {"type": "array", "items": Row.model_json_schema()}},
+            NDJSON: _TEXT,
+            CSV: _TEXT,
+            PARQUET: _BINARY,
+            ARROW: _BINARY,
+        },
+        "headers": {
+            "Cuvee-Model": {"description": "the model that varied them", "schema": {"type": "string"}},
+            "Cuvee-Seed": {"description": "the seed of the directions", "schema": {"type": "integer"}},
+        },
+    },
+}
+
+
+@router.post("/variations", dependencies=[Depends(takes_json)], responses=_RESPONSES, response_class=Response)
+async def variations(asked: VariationsRequest, request: Request, use: UseServices) -> Response:
+    """Wines near one wine, or on the straight way from one wine to another, in the latent space of an autoencoder.
+
+    The wine is encoded, moved by `spread` in as many random directions as wines are asked for, and decoded with its
+    type and its quality, or with another `quality`: the same wine, made worse or better. With `spread` 0 what comes
+    back is its own reconstruction, which differs from it by what the bottleneck loses; the model's report has that
+    loss as `reconstruction error`. Two wines must be of one type. The same request with the same seed and model has
+    the same answer, and the wines near a wine are the same ones however many are asked for.
+    """
+    _check(asked)
+    media_type = media_type_of(request, asked.format, FORMATS)
+    seed = secrets.randbits(32) if asked.seed is None else asked.seed
+    model_id, varied, warnings = await use.pour(lambda: _vary(use, asked, seed))
+    headers = {"Cuvee-Model": model_id, "Cuvee-Seed": str(seed), "Vary": "Accept", **warning_header(warnings)}
+    return Response(b"".join(CHUNKS[media_type]([Sheet(varied)], ())), headers=headers, media_type=media_type)
+
+
+def _check(asked: VariationsRequest) -> None:
+    """``InvalidInput`` for a number of wines that makes no sense for so many rows."""
+    if asked.steps is not None and len(asked.rows) == 1:
+        detail = "steps: one wine has no way to go; give a second row, or say with n how many wines near it are wanted"
+        raise InvalidInput(detail, [Fault("/body/steps", detail, expected="none for one row", found=str(asked.steps))])
+    if asked.steps is not None and "n" in asked.model_fields_set:
+        detail = f"expected n or steps, which say the same, found n {asked.n} and steps {asked.steps}"
+        raise InvalidInput(detail, [Fault("/body/steps", detail, expected="n or steps", found="both")])
+    if len(asked.rows) == 2 and asked.count < 2:
+        detail = f"n: expected at least 2 for two rows, since both ends are part of the way, found {asked.count}"
+        raise InvalidInput(detail, [Fault("/body/n", detail, expected="at least 2", found=str(asked.count))])
+
+
+def _vary(use: Services, asked: VariationsRequest, seed: int) -> tuple[str, Wines, list[str]]:
+    try:
+        model = use.cellar.get(asked.model)
+    except NotFound as error:
+        if asked.model != AUTOENCODER:
+            raise
+        raise NotFound(f"there is no autoencoder to vary wines with yet; {TRAIN_ONE}") from error
+    wines = wines_of(asked.rows)
+    warnings = model.variations.check(wines, quality=asked.quality)
+    varied = model.variations.vary(wines, n=asked.count, spread=asked.distance, quality=asked.quality, seed=seed)
+    return model.bundle.id, varied, warnings

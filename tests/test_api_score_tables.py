@@ -1,0 +1,228 @@
+"""Tables sent to be scored: every format in, every format out, the same scores as row by row; and reasons that point at what was tampered with."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from app import copula, migrations, registry
+from app.bundle import Bundle, pack, unpack
+from app.db import Database
+from app.formats import ARROW, CHUNKS, CSV, NDJSON, PARQUET, Sheet, to_csv
+from app.scorer import Scorer
+from app.settings import Settings
+from app.split import split
+from app.wine import COLUMNS, FREE_SO2, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, NAMES, TOTAL_SO2, Wines
+from tests.conftest import serve
+
+TABLES = {"csv": CSV, "ndjson": NDJSON, "parquet": PARQUET, "arrow": ARROW}
+SCORES = ["p_real", "discriminator", "critic", "percentile", "predicted_quality"]
+LIMIT = 3000
+
+
+@pytest.fixture(scope="module")
+def explaining(starter: Bundle, starter_wines: Wines) -> bytes:
+    """The starter model as a training of today would have left it: with what each measurement is expected to be."""
+    state = copula.to_state(copula.fit(split(starter_wines, holdout=0.2, seed=0).train))
+    return pack(starter.manifest.model_copy(update={"copulas": state, "format": 3}), starter.parts)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory, explaining: bytes) -> Iterator[httpx.Client]:
+    """One server for all tests here, whose champion can give reasons."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('tables')}/cuvee.db"
+    database = Database(url)
+    migrations.upgrade(database)
+    bundle = unpack(explaining)
+    with database.write() as tx:
+        registry.install_starter(tx)
+        if bundle.id != registry.resolve(tx, "champion"):
+            registry.publish(tx, bundle, explaining, job_id=None)
+            registry.point(tx, "champion", bundle.id, reason="it can give reasons")
+    database.close()
+    with serve(Settings(database_url=url, download=False, max_rows=LIMIT)) as client:
+        yield client
+
+
+def body_of(wines: Wines, format_: str) -> bytes:
+    """The wines as a table."""
+    return b"".join(CHUNKS[TABLES[format_]]([Sheet(wines)], ()))
+
+
+def score(api: httpx.Client, wines: Wines, came: str, goes: str | None = None, **query: Any) -> httpx.Response:
+    """A good answer for these wines."""
+    asked = query | ({"format": goes} if goes else {})
+    answer = api.post("/score", content=body_of(wines, came), headers={"Content-Type": TABLES[came]}, params=asked)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def frame(answer: httpx.Response) -> pd.DataFrame:
+    """What a data scientist makes of an answer."""
+    match answer.headers["content-type"].split(";")[0]:
+        case "text/csv":
+            return pd.read_csv(io.BytesIO(answer.content))
+        case "application/x-ndjson":
+            return pd.read_json(io.BytesIO(answer.content), lines=True, precise_float=True)
+        case "application/vnd.apache.parquet":
+            return pd.DataFrame(pq.read_table(io.BytesIO(answer.content)).to_pandas())
+        case "application/vnd.apache.arrow.stream":
+            return pd.DataFrame(pa.ipc.open_stream(answer.content).read_pandas())
+        case _:
+            return pd.DataFrame(answer.json())
+
+
+@pytest.mark.parametrize("came", TABLES)
+def test_a_table_is_scored_as_its_rows_are_one_by_one(api: httpx.Client, few_wines: Wines, came: str) -> None:
+    wines = few_wines.take(slice(0, 60))
+    scored = frame(score(api, wines, came))
+    rows = pd.read_csv(io.BytesIO(to_csv(wines))).to_dict("records")
+    singles = [api.post("/score", json={"rows": [row]}).json()["rows"][0] for row in rows]
+    assert list(scored.columns) == [*NAMES, *SCORES]
+    for name in SCORES:
+        assert scored[name].tolist() == [round(single[name], 6) for single in singles]
+    assert np.array_equal(scored[list(MEASUREMENTS)].to_numpy(dtype=float), wines.measurements())
+
+
+@pytest.mark.parametrize("came", TABLES)
+def test_the_answer_comes_in_the_format_of_the_body(api: httpx.Client, few_wines: Wines, came: str) -> None:
+    assert score(api, few_wines, came).headers["content-type"].split(";")[0] == TABLES[came]
+
+
+@pytest.mark.parametrize("goes", ["json", "csv", "ndjson", "parquet", "arrow"])
+def test_or_in_the_format_that_is_asked_for(api: httpx.Client, few_wines: Wines, goes: str) -> None:
+    asked, as_csv = frame(score(api, few_wines, "arrow", goes)), frame(score(api, few_wines, "csv"))
+    pd.testing.assert_frame_equal(asked, as_csv, check_dtype=False, check_exact=True)
+
+
+def test_json_rows_can_be_answered_as_a_table(api: httpx.Client, few_wines: Wines) -> None:
+    rows = pd.read_csv(io.BytesIO(to_csv(few_wines.take(slice(0, 20))))).to_dict("records")
+    answer = api.post("/score", json={"rows": rows}, headers={"Accept": "text/csv"})
+    pd.testing.assert_frame_equal(frame(answer), frame(score(api, few_wines.take(slice(0, 20)), "csv")))
+
+
+@pytest.mark.parametrize("came", TABLES)
+def test_scores_do_not_depend_on_how_many_rows_come_with_a_row(api: httpx.Client, starter_wines: Wines, came: str) -> None:
+    many = score(api, starter_wines.take(slice(0, LIMIT)), came, "csv").text.splitlines()
+    few = score(api, starter_wines.take(slice(1500, 1511)), came, "csv").text.splitlines()
+    assert few[1:] == many[1501:1512]
+
+
+@pytest.mark.parametrize("came", ["csv", "ndjson"])
+def test_a_bad_cell_at_the_end_of_a_long_table_is_an_error_and_not_half_an_answer(api: httpx.Client, starter_wines: Wines, came: str) -> None:
+    body = body_of(starter_wines.take(slice(0, LIMIT)), came)
+    last = body.splitlines()[-1].replace(b"red", b"pink").replace(b"white", b"pink")
+    spoiled = body.removesuffix(body.splitlines()[-1] + b"\n") + last
+    answer = api.post("/score", content=spoiled, headers={"Content-Type": TABLES[came]})
+    assert answer.status_code == 422
+    (fault,) = answer.json()["errors"]
+    assert (fault["pointer"], fault["expected"], fault["found"]) == (f"/body/line/{LIMIT + (came == 'csv')}/type", "white or red", "pink")
+
+
+@pytest.mark.parametrize("came", TABLES)
+def test_bytes_that_are_no_such_table_are_refused(api: httpx.Client, came: str) -> None:
+    for garbage in (b"", b"\x00\x01wine\n", b"PAR1" + bytes(100) + b"PAR1", b'{"alcohol": 9}\n'):
+        answer = api.post("/score", content=garbage, headers={"Content-Type": TABLES[came]})
+        assert answer.status_code == 422, (garbage, answer.text)
+
+
+@pytest.mark.parametrize("came", ["parquet", "arrow"])
+def test_missing_and_mistyped_values_of_a_binary_table_are_named_by_row(api: httpx.Client, few_wines: Wines, came: str) -> None:
+    read = frame_of(few_wines)
+    read["pH"] = read["pH"].astype(object)
+    read.loc[3, "pH"] = None
+    read["type"] = read["type"].where(read.index != 5, "rosé")
+    sink = io.BytesIO()
+    table = pa.Table.from_pandas(read.convert_dtypes(), preserve_index=False)
+    if came == "parquet":
+        pq.write_table(table, sink)
+    else:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    answer = api.post("/score", content=sink.getvalue(), headers={"Content-Type": TABLES[came]})
+    assert [(e["pointer"], e["found"]) for e in answer.json()["errors"]] == [("/body/row/3/pH", "null"), ("/body/row/5/type", "rosé")]
+
+
+def frame_of(wines: Wines) -> pd.DataFrame:
+    """The wines as pandas has them."""
+    return pd.read_csv(io.BytesIO(to_csv(wines)))
+
+
+def test_a_table_with_more_rows_than_allowed_is_refused(api: httpx.Client, starter_wines: Wines) -> None:
+    answer = api.post("/score", content=to_csv(starter_wines.take(slice(0, LIMIT + 1))), headers={"Content-Type": CSV})
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:cuvee:too-large")
+
+
+def test_without_explain_there_are_no_reasons(api: httpx.Client, few_wines: Wines) -> None:
+    rows = frame_of(few_wines.take(slice(0, 3))).to_dict("records")
+    assert [row["reasons"] for row in api.post("/score", json={"rows": rows}).json()["rows"]] == [None, None, None]
+
+
+def test_a_reason_names_the_measurement_and_what_would_go_with_the_others(api: httpx.Client, few_wines: Wines) -> None:
+    wine = frame_of(few_wines.take(slice(0, 1))).to_dict("records")[0]
+    odd = wine | {"pH": 4.4}
+    (row,) = api.post("/score", json={"rows": [odd], "explain": True}).json()["rows"]
+    reason = row["reasons"][0]
+    assert (reason["measurement"], reason["found"]) == ("pH", 4.4)
+    assert abs(reason["expected"] - wine["pH"]) < 0.35
+    assert reason["surprise"] > 4
+    table = frame(api.post("/score?explain=true", content=to_csv(wines_of(odd, few_wines)), headers={"Content-Type": CSV}))
+    assert (table["reason"][0], table["reason_expected"][0]) == ("pH", reason["expected"])
+
+
+def wines_of(row: Mapping[Any, Any], like: Wines) -> Wines:
+    """One row as wines."""
+    ticks = np.array([[round(row[c.name] * c.scale) for c in COLUMNS]], dtype=np.int32)
+    return Wines(ticks, like.quality[:1], like.red[:1])
+
+
+def test_a_model_from_before_reasons_says_so(api: httpx.Client, starter: Bundle, few_wines: Wines) -> None:
+    old = Scorer(Bundle("old", "old", starter.manifest.model_copy(update={"copulas": {}}), starter.parts))
+    assert not old.explains
+
+
+def tampered(wines: Wines, spread: NDArray[np.float64], how: float, random: np.random.Generator) -> tuple[Wines, NDArray[np.int64]]:
+    """Each wine with one measurement moved by so many standard deviations of its type, up or down, and which one; what stayed as it was is left out."""
+    ticks, rows = wines.ticks.copy(), np.arange(len(wines))
+    column = random.integers(0, len(COLUMNS), len(wines))
+    moved = ticks[rows, column] + how * random.choice([-1, 1], len(wines)) * spread[wines.red.astype(int), column]
+    ticks[rows, column] = np.rint(np.clip(moved, LOW_TICKS[column], HIGH_TICKS[column]))
+    ticks[:, TOTAL_SO2] = np.maximum(ticks[:, TOTAL_SO2], ticks[:, FREE_SO2])
+    far = np.abs(ticks[rows, column] - wines.ticks[rows, column]) >= how / 2 * spread[wines.red.astype(int), column]
+    return Wines(ticks, wines.quality, wines.red).take(far), column[far]
+
+
+@pytest.mark.parametrize("how", [4.0, 8.0])
+def test_the_strongest_reason_is_the_measurement_that_was_tampered_with_in_nine_of_ten_cases(starter_wines: Wines, how: float) -> None:
+    halves = split(starter_wines, holdout=0.2, seed=0)
+    spread = np.stack([halves.train.ticks[halves.train.red == red].std(0) for red in (False, True)])
+    wines, column = tampered(halves.holdout, spread, how, np.random.default_rng(1))
+    named = [found[0].column if found else -1 for found in copula.reasons(copula.fit(halves.train), wines)]
+    assert (np.array(named) == column).mean() >= 0.9
+
+
+def test_few_wines_that_nobody_touched_have_a_strong_reason(starter_wines: Wines) -> None:
+    halves = split(starter_wines, holdout=0.2, seed=0)
+    found = copula.reasons(copula.fit(halves.train), halves.holdout)
+    assert np.mean([bool(reasons) and reasons[0].surprise > 3 for reasons in found]) < 0.1
+
+
+def test_reasons_of_a_wine_do_not_depend_on_the_wines_beside_it(starter_wines: Wines) -> None:
+    copulas = copula.fit(starter_wines)
+    together = copula.reasons(copulas, starter_wines.take(slice(0, 50)))
+    assert [copula.reasons(copulas, starter_wines.take(slice(i, i + 1)))[0] for i in range(50)] == together
+
+
+def test_copulas_survive_the_manifest(starter_wines: Wines) -> None:
+    copulas = copula.fit(starter_wines)
+    again = copula.from_state(copula.to_state(copulas))
+    assert copula.reasons(again, starter_wines) == copula.reasons(copulas, starter_wines)

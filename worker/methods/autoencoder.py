@@ -1,0 +1,204 @@
+"""``autoencoder``: wines through a bottleneck and back, and new ones from a density fitted to the space between.
+
+The encoder is the classifier's trunk with a linear head, the decoder the GAN's generator. It is given noisy fields and
+must return the clean ones (Vincent et al., *Extracting and composing robust features with denoising autoencoders*,
+ICML 2008). ``variational`` instead makes the encoder name a distribution and pulls it towards the standard normal
+(Kingma and Welling, *Auto-encoding variational Bayes*, ICLR 2014; ``beta`` as in Higgins et al., ICLR 2017).
+
+A decoder that was taught by squared error returns the mean of what a latent may stand for, so wines poured from it
+alone vary too little: the noise that is added to their fields has the covariance of what reconstructions miss.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from app.codec import FIELDS, Ints
+from app.params import AutoencoderParams
+from app.wine import TYPES, Floats
+from worker.checkpoint import Trainees
+from worker.nets import Decoded, Encoder, Generator, Mixture, Trunk
+from worker.training import Autoencoder, Batch, Metrics, Run, Trained, TrainingRefused, TrainingSet
+
+SCORES = 7  # that a condition's thermometer bits tell apart: to 3, 4, ... 8, from 9 on
+DRAWS = 4  # of each training row, its values' places within their ties anew, that the density is fitted to
+MAX_DRAWS = 20_000  # in all
+COMPONENT_ROWS = 50  # training rows of a type behind each component of its density, at least
+MIN_VARIANCE = 1e-3  # of a component in any direction, where latents have 1: repeated wines would make one of nothing
+RIDGE = 0.01  # of a component's slope, in variances of the quality: its wines may all be of one
+NEIGHBOURS = 20.0  # rows by which a score's neighbours count beside its own
+DECAY = 0.1  # how much less with each score further away
+COLLAPSED = 1e-6  # a latent that varies less is a constant
+
+
+def train(data: TrainingSet, params: AutoencoderParams, run: Run) -> Trained:
+    """An autoencoder trained on ``data`` and the source of new wines made of its decoder.
+
+    Bit for bit the same for the same seed on the same CPU, also when interrupted and resumed. ``TrainingRefused`` if it diverged.
+    """
+    random = torch.Generator(run.device).manual_seed(run.seed)
+    encoder, decoder = _build(params, run)
+    adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=params.lr, fused=True)
+    trainees = Trainees({"encoder": encoder, "decoder": decoder}, {"adam": adam}, random)
+    start = trainees.load(run.resume) if run.resume else 0
+    for step in range(start, params.steps):
+        adam.param_groups[0]["lr"] = params.lr * (1 + math.cos(math.pi * step / params.steps)) / 2
+        losses = _step((encoder, decoder), adam, data.batch(params.batch, random), params, random)
+        run.tick(step + 1, params.steps, metrics=partial(_metrics, losses), state=partial(trainees.save, step + 1))
+    wines = data.batch(min(DRAWS * len(data.wines), MAX_DRAWS), random)
+    return _finished(encoder, decoder, wines, params, rows=[int((data.wines.red == bool(t)).sum()) for t in range(len(TYPES))])
+
+
+def _build(params: AutoencoderParams, run: Run) -> tuple[Encoder, Generator]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        trunk = Trunk(channels=params.channels, blocks=params.blocks, hidden=params.hidden)
+        encoder = Encoder(trunk, params.bottleneck * (2 if params.variational else 1))  # means, then logarithms of variances
+        decoder = Generator(latent=params.bottleneck, channels=params.channels, blocks=params.blocks, hidden=params.hidden)
+    return encoder.to(run.device), decoder.to(run.device)
+
+
+def _step(nets: tuple[Encoder, Generator], adam: torch.optim.Optimizer, batch: Batch, params: AutoencoderParams, random: torch.Generator) -> Tensor:
+    """One step; the squared error of each field, and the divergence where variational, (11 or 12,), detached."""
+    encoder, decoder = nets
+    noisy = batch.fields + params.noise * _normal(batch.fields.shape, random)
+    latent, divergence = encoder(noisy, batch.condition), None
+    if params.variational:
+        mean, log_variance = latent.chunk(2, dim=1)
+        latent = mean + (log_variance / 2).exp() * _normal(mean.shape, random)
+        divergence = (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2  # Kingma and Welling, appendix B
+    errors = (decoder(latent, batch.condition) - batch.fields).square().mean(0)  # (11,)
+    loss = errors.sum() / 2 + (0.0 if divergence is None else params.beta * divergence)
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+    return errors.detach() if divergence is None else torch.cat([errors, divergence[None]]).detach()
+
+
+def _normal(shape: torch.Size, random: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=random, device=random.device)
+
+
+def _metrics(losses: Tensor) -> Metrics:
+    """What a watcher sees; waits for the device."""
+    values = losses.tolist()
+    divergence = {"divergence": values[len(FIELDS)]} if len(values) > len(FIELDS) else {}
+    return {"squared_error": math.fsum(values[: len(FIELDS)]) / len(FIELDS), **divergence}
+
+
+@torch.no_grad()
+def _finished(encoder: Encoder, decoder: Generator, wines: Batch, params: AutoencoderParams, *, rows: list[int]) -> Trained:
+    """What is left behind, on the CPU; ``rows``: how many training rows there are of each type."""
+    encoder, decoder = encoder.eval().cpu(), decoder.eval().cpu()
+    wines = replace(wines, **{name: value.cpu() for name, value in vars(wines).items()})
+    if params.variational:
+        encoder = _means_only(encoder, params.bottleneck)
+    latents = encoder(wines.fields, wines.condition)
+    if not bool(latents.isfinite().all()):
+        raise TrainingRefused("the training diverged: wines are encoded into numbers that are not finite; a lower lr is steadier")
+    mean, std = latents.mean(0), latents.std(0).clamp_min(COLLAPSED)
+    _standardise(encoder, decoder, mean, std)
+    latents = (latents - mean) / std
+    density = _prior(mean, std) if params.variational else _density(latents, wines, params, rows=rows)
+    missed = wines.fields - decoder(latents, wines.condition)
+    findings = {"squared error of the fields": dict(zip(FIELDS, missed.square().mean(0).tolist(), strict=True))}
+    source = Decoded(density, decoder, params.output_noise * _factors(missed, wines))
+    return Trained(source=source, autoencoder=Autoencoder(encoder, decoder, params.bottleneck), recalibrate=params.recalibrate, findings=findings)
+
+
+def _means_only(encoder: Encoder, latents: int) -> Encoder:
+    """The encoder without the variances: where a wine lies is the mean of its distribution."""
+    means = Encoder(encoder.trunk, latents)
+    means.head.weight.copy_(encoder.head.weight[:latents])
+    means.head.bias.copy_(encoder.head.bias[:latents])
+    return means
+
+
+def _standardise(encoder: Encoder, decoder: Generator, mean: Tensor, std: Tensor) -> None:
+    """Moves and scales the space between the two, in the layers on either side of it, so that ``mean`` becomes 0 and ``std`` 1; both (k,)."""
+    encoder.head.bias.sub_(mean).div_(std)
+    encoder.head.weight.div_(std[:, None])
+    for layer in (decoder.spread, decoder.film):
+        layer.bias.add_(layer.weight[:, : decoder.latent] @ mean)
+        layer.weight[:, : decoder.latent].mul_(std)
+
+
+def _prior(mean: Tensor, std: Tensor) -> Mixture:
+    """The standard normal distribution of the space before it was standardised."""
+    kinds = len(TYPES)
+    means, factors = (-mean / std).expand(kinds, 1, -1).clone(), torch.diag(1 / std).expand(kinds, 1, -1, -1).clone()
+    return Mixture(torch.ones(kinds, SCORES, 1), means, torch.zeros_like(means), factors)
+
+
+def _density(latents: Tensor, wines: Batch, params: AutoencoderParams, *, rows: list[int]) -> Mixture:
+    """A Gaussian mixture of each type's latents; how much each component weighs, and where it lies, depends on the quality.
+
+    ``latents`` (rows, k) of ``wines``. Of a type without wines it is the standard normal: it is never asked for.
+    """
+    k = latents.shape[1]
+    weights = np.full((len(TYPES), SCORES, params.components), 1 / params.components)
+    means, slopes = np.zeros((2, len(TYPES), params.components, k))
+    factors = np.broadcast_to(np.eye(k), (len(TYPES), params.components, k, k)).copy()
+    z, red = latents.double().numpy(), (wines.condition[:, -1] > 0).numpy()
+    score, quality = wines.condition[:, :-2].sum(1).round().long().numpy(), wines.condition[:, -2].double().numpy()
+    for t in range(len(TYPES)):
+        own = red == bool(t)
+        if not rows[t] or own.sum() < 2:
+            continue
+        fitted = GaussianMixture(max(1, min(params.components, rows[t] // COMPONENT_ROWS)), reg_covar=MIN_VARIANCE, max_iter=300, random_state=0).fit(z[own])
+        n = fitted.n_components
+        shares = fitted.predict_proba(z[own])
+        weights[t] = 0.0
+        weights[t, :, :n] = _by_score(shares, score[own], scale=rows[t] / own.sum())
+        means[t, :n], slopes[t, :n], factors[t, :n] = _along_quality(shares, z[own], quality[own])
+        for array in (means, slopes, factors):
+            array[t, n:] = array[t, n - 1]  # of no weight, but rounding may pick one
+    return Mixture(*(torch.from_numpy(array).float() for array in (weights, means, slopes, factors)))
+
+
+def _along_quality(shares: Floats, z: Floats, quality: Floats) -> tuple[Floats, Floats, Floats]:
+    """Each component as a line in the quality and what spreads around it: means at 0 and slopes, (components, k), factors (components, k, k).
+
+    Least squares, each wine counting by its share in the component, with a little ridge. Without it a component would
+    hold its wines' qualities in the mean only: R2 of quality taught .27 instead of .31.
+    """
+    means, slopes, factors = [], [], []
+    for share in (shares / shares.sum(0)).T:
+        mean, at = share @ z, share @ quality
+        slope = (share * (quality - at)) @ (z - mean) / (share @ (quality - at) ** 2 + RIDGE)
+        around = z - mean - np.outer(quality - at, slope)  # (rows, k)
+        means.append(mean - at * slope)
+        slopes.append(slope)
+        factors.append(np.linalg.cholesky((around.T * share) @ around + MIN_VARIANCE * np.eye(z.shape[1])))
+    return np.stack(means), np.stack(slopes), np.stack(factors)
+
+
+def _by_score(shares: Floats, score: Ints, *, scale: float) -> Floats:
+    """How much each component weighs at each score, (SCORES, components), from each wine's shares in the components, (rows, components).
+
+    The mean shares of the wines of the score, and those of other scores as if ``NEIGHBOURS`` more wines of it had been
+    seen that are like them, each score further away counting ``DECAY`` times as much. ``scale``: wines behind a row.
+    """
+    summed = np.stack([shares[score == s].sum(0) for s in range(SCORES)]) * scale  # (SCORES, components)
+    distance = np.abs(np.subtract.outer(np.arange(SCORES), np.arange(SCORES)))
+    near = np.where(distance > 0, DECAY ** (distance - 1.0), 0.0) @ summed
+    alike = near / np.maximum(near.sum(1, keepdims=True), 1e-12)
+    mixed = summed + NEIGHBOURS * alike
+    return np.asarray(mixed / mixed.sum(1, keepdims=True))
+
+
+def _factors(missed: Tensor, wines: Batch) -> Tensor:
+    """For each type the Cholesky factor of the covariance of what reconstructions miss, (2, 11, 11)."""
+    factors = torch.zeros(len(TYPES), len(FIELDS), len(FIELDS))
+    for t in range(len(TYPES)):
+        own = missed[(wines.condition[:, -1] > 0) == bool(t)]
+        if len(own):
+            factors[t] = torch.linalg.cholesky(own.T @ own / len(own) + 1e-8 * torch.eye(len(FIELDS)))
+    return factors
