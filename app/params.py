@@ -63,11 +63,15 @@ class GanParams(FromClassifierParams):
     """``gan``: a convolutional generator against the classifier turned discriminator."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "quick": {"steps": 750, "classifier_steps": 200, "discriminators": 1},
+        "quick": {"steps": 750, "classifier_steps": 200, "discriminators": 1, "autoencoder_steps": 300},
         "best": {"blend": 4},
     }
 
     blend: Literal[1, 2, 4, 8] = Field(1, description="GANs trained side by side; their generators pour in turn")
+    autoencoder: bool = Field(
+        True, description="an autoencoder trained beside them pours one run of rows in four: what errs otherwise mixes nearer to the truth"
+    )
+    autoencoder_steps: int = Field(1500, ge=1, le=1_000_000, description="its steps")
     discriminators: int = Field(2, ge=1, le=8, description="of each GAN; its generator follows their mean")
     loss: Literal["r3gan", "ns", "wgan-gp"] = Field(
         "r3gan", description="r3gan: relativistic pairing with R1 and R2; ns: the traditional non-saturating loss; wgan-gp: Wasserstein with gradient penalty"
@@ -86,7 +90,7 @@ class GanParams(FromClassifierParams):
 
     @model_validator(mode="after")
     def _fits_into_a_checkpoint(self) -> Self:
-        weights = self.blend * (self.discriminators + 1) * self.trunk_weights
+        weights = (self.blend * (self.discriminators + 1) + 2 * self.autoencoder) * self.trunk_weights
         if weights > MAX_WEIGHTS:
             found = f"expected at most {MAX_WEIGHTS} weights in all, found about {weights}"
             raise ValueError(f"blend, discriminators, channels, blocks and hidden: {found}; make one of them smaller")

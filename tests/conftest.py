@@ -31,7 +31,7 @@ from worker.pipeline import work
 from worker.training import Metrics
 
 TINY: dict[str, object] = {"channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
-TINY |= {"pool": 60, "tries": 2000, "confidence": 0.1}
+TINY |= {"autoencoder_steps": 5, "pool": 60, "tries": 2000, "confidence": 0.1}
 BACKENDS = ("sqlite", "postgresql")
 
 # the environment of whoever runs the tests must not decide what they test

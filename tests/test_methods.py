@@ -127,7 +127,7 @@ def test_a_gan_resumed_from_any_checkpoint_has_the_weights_of_an_uninterrupted_o
 def test_a_checkpoint_may_be_taken_after_every_step_of_what_is_not_done_again(rows: TrainingSet) -> None:
     run = Recorder()
     train(rows, run, classifier_steps=40, blend=2, discriminators=2)
-    assert len(run.metrics) == 220  # 40 steps of each discriminator's classifier, 60 of both games
+    assert len(run.metrics) == 225  # 40 steps of each discriminator's classifier, 5 of the autoencoder, 60 of both games
     assert len(run.states) == 60
 
 
@@ -150,7 +150,7 @@ def test_another_seed_gives_other_weights(rows: TrainingSet) -> None:
 def test_every_loss_trains_all_networks_to_finite_weights(rows: TrainingSet, loss: str) -> None:
     run = Recorder()
     trained = train(rows, run, loss=loss)
-    assert len(run.metrics) == 65  # 5 steps of the classifier, 60 of the game
+    assert len(run.metrics) == 70  # 5 steps of the classifier, 5 of the autoencoder, 60 of the game
     assert all(math.isfinite(value) for metrics in run.metrics for value in metrics.values())
     assert all(bool(torch.isfinite(weight).all()) for net in nets(trained) for weight in net.state_dict().values())
 
@@ -179,15 +179,35 @@ def test_several_discriminators_answer_with_their_mean(rows: TrainingSet) -> Non
     torch.testing.assert_close(panel(batch.fields, batch.condition), (logits[0] + logits[1] + logits[2]) / 3)
 
 
-def test_the_generators_of_a_blend_pour_in_turn(rows: TrainingSet) -> None:
-    blend = train(rows, Recorder(), blend=4).source
-    assert isinstance(blend, Blend)
-    batch, latent = rows.batch(8 * RUN, torch.Generator().manual_seed(0)), torch.randn(8 * RUN, blend.latent, generator=torch.Generator().manual_seed(1))
+def check_turns(rows: TrainingSet, blend: Blend, order: list[int]) -> None:
+    """Every run of rows is poured by whose turn it is, and by no other."""
+    n = 2 * len(order) * RUN
+    batch, latent = rows.batch(n, torch.Generator().manual_seed(0)), torch.randn(n, blend.latent, generator=torch.Generator().manual_seed(1))
     poured = blend(latent, batch.condition)
-    for turn in range(8):
+    for turn in range(2 * len(order)):
         run = slice(turn * RUN, (turn + 1) * RUN)
-        torch.testing.assert_close(poured[run], blend.generators[turn % 4](latent[run], batch.condition[run]))
-        assert not torch.allclose(poured[run], blend.generators[(turn + 1) % 4](latent[run], batch.condition[run]))
+        for nth, (generator, latents) in enumerate(zip(blend.generators, blend.latents, strict=True)):
+            own = generator(latent[run, :latents], batch.condition[run])
+            assert torch.allclose(poured[run], own, atol=1e-5) == (nth == order[turn % len(order)])
+
+
+def test_the_generators_of_a_blend_pour_in_turn(rows: TrainingSet) -> None:
+    blend = train(rows, Recorder(), blend=4, autoencoder=False).source
+    assert isinstance(blend, Blend)
+    check_turns(rows, blend, [0, 1, 2, 3])
+
+
+def test_the_autoencoder_beside_them_pours_one_run_in_four(rows: TrainingSet) -> None:
+    blend = train(rows, Recorder(), blend=2).source
+    assert isinstance(blend, Blend)
+    check_turns(rows, blend, [0, 0, 0, 2, 1, 1, 1, 2])
+    assert BLOCK % blend.turns == 0
+
+
+@pytest.mark.parametrize("blend", [1, 2, 4, 8])
+@pytest.mark.parametrize("autoencoder", [True, False])
+def test_a_block_is_whole_turns_of_every_blend(blend: int, autoencoder: bool) -> None:
+    assert BLOCK % (RUN * blend * (4 if autoencoder else 1)) == 0
 
 
 def test_each_generator_of_a_blend_gets_even_rows() -> None:

@@ -41,7 +41,7 @@ def sampler(tiny: Bundle) -> Sampler:
 @pytest.fixture(scope="module")
 def plain(tiny: Bundle) -> Bundle:
     """A model whose generator is its latents alone, u = sigmoid(latent), with labels that are known."""
-    return replace(tiny, manifest=tiny.manifest.model_copy(update={"labels": LABELS}), parts={**tiny.parts, GENERATOR: _latents_alone()})
+    return replace(tiny, manifest=tiny.manifest.model_copy(update={"labels": LABELS, "latent": 16}), parts={**tiny.parts, GENERATOR: _latents_alone()})
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ never depends on its batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -174,21 +174,29 @@ class Source(nn.Module):
 
 
 class Blend(Source):
-    """Generators that pour in turn, ``RUN`` rows each: what each gets wrong is its own, so a blend is nearer the truth.
+    """Sources that pour in turn, ``RUN`` rows each: what each gets wrong is its own, so a blend is nearer the truth.
 
+    ``order``: whose turn it is, again and again; each of ``generators``, named by its place, as often as its share.
     Shape: latent (rows, latent), condition (rows, 8) -> fields (rows, 11); rows a multiple of ``turns``.
     """
 
-    def __init__(self, generators: Iterable[Generator]) -> None:
+    def __init__(self, generators: Iterable[Generator | Source], order: Sequence[int]) -> None:
         super().__init__()
         self.generators = nn.ModuleList(generators)
-        self.latent = cast(Generator, self.generators[0]).latent
-        self.turns = RUN * len(self.generators)
+        self.order = tuple(order)
+        self.latents = [cast(Generator | Source, generator).latent for generator in self.generators]
+        self.latent = max(self.latents)
+        self.turns = RUN * len(self.order)
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
-        latents, conditions = (given.reshape(-1, len(self.generators), RUN, given.shape[1]).unbind(1) for given in (latent, condition))
-        poured = [generator(z.flatten(0, 1), c.flatten(0, 1)) for generator, z, c in zip(self.generators, latents, conditions, strict=True)]
-        return torch.stack([fields.reshape(-1, RUN, FIELDS) for fields in poured], dim=1).flatten(0, 2)
+        latents, conditions = (given.reshape(-1, len(self.order), RUN, given.shape[1]).unbind(1) for given in (latent, condition))
+        poured: dict[int, Tensor] = {}  # each turn's fields, (rows / turns, RUN, 11)
+        for k, generator in enumerate(self.generators):
+            turns = [turn for turn, whose in enumerate(self.order) if whose == k]
+            z, c = (torch.stack([given[turn] for turn in turns]) for given in (latents, conditions))  # (its turns, rows / turns, RUN, ...)
+            fields = generator(z.flatten(0, 2)[:, : self.latents[k]], c.flatten(0, 2)).reshape(len(turns), -1, RUN, FIELDS)
+            poured |= dict(zip(turns, fields.unbind(0), strict=True))
+        return torch.stack([poured[turn] for turn in range(len(self.order))], dim=1).flatten(0, 2)
 
 
 class Encoder(nn.Module):

@@ -12,20 +12,20 @@ alone vary too little: the noise that is added to their fields has the covarianc
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.codec import FIELDS, Ints
-from app.params import AutoencoderParams
+from app.params import AutoencoderParams, GanParams, NetParams
 from app.wine import TYPES, Floats
 from worker.checkpoint import Trainees
-from worker.nets import Decoded, Encoder, Generator, Mixture, Trunk
-from worker.training import Autoencoder, Batch, Metrics, Run, Trained, TrainingRefused, TrainingSet
+from worker.nets import Decoded, Encoder, Generator, Mixture, Source, Trunk
+from worker.training import Autoencoder, Batch, Findings, Metrics, Run, Trained, TrainingRefused, TrainingSet
 
 SCORES = 7  # that a condition's thermometer bits tell apart: to 3, 4, ... 8, from 9 on
 DRAWS = 4  # of each training row, its values' places within their ties anew, that the density is fitted to
@@ -38,6 +38,36 @@ DECAY = 0.1  # how much less with each score further away
 COLLAPSED = 1e-6  # a latent that varies less is a constant
 
 
+def shape(params: GanParams) -> AutoencoderParams:
+    """An autoencoder of the shape of a GAN's networks, for one that is trained beside it."""
+    shared = {name: getattr(params, name) for name in NetParams.model_fields}
+    return AutoencoderParams.model_validate(shared | {"steps": params.autoencoder_steps})
+
+
+class Companion:
+    """An autoencoder that something else trains beside itself: taught first, its networks kept in the other's checkpoints, finished at the end."""
+
+    def __init__(self, params: AutoencoderParams, run: Run) -> None:
+        self._params = params
+        self.encoder, self.decoder = _build(params, run)
+
+    def nets(self) -> dict[str, nn.Module]:
+        """All that a checkpoint must hold."""
+        return {"encoder": self.encoder, "decoder": self.decoder}
+
+    def teach(self, data: TrainingSet, random: torch.Generator, run: Run, *, after: int, steps: int) -> None:
+        """All of its training, ``after`` so many of the run's ``steps``; done again rather than resumed."""
+        adam = _adam(self.encoder, self.decoder, self._params)
+        for step in range(self._params.steps):
+            _set_rate(adam, step, self._params)
+            losses = _step((self.encoder, self.decoder), adam, data.batch(self._params.batch, random), self._params, random)
+            run.tick(after + step + 1, steps, metrics=partial(_metrics, losses), state=None)
+
+    def source(self, data: TrainingSet, random: torch.Generator) -> Source:
+        """What pours its wines, on the CPU."""
+        return _finished(self.encoder, self.decoder, data, self._params, random).source
+
+
 def train(data: TrainingSet, params: AutoencoderParams, run: Run) -> Trained:
     """An autoencoder trained on ``data`` and the source of new wines made of its decoder.
 
@@ -45,15 +75,16 @@ def train(data: TrainingSet, params: AutoencoderParams, run: Run) -> Trained:
     """
     random = torch.Generator(run.device).manual_seed(run.seed)
     encoder, decoder = _build(params, run)
-    adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=params.lr, fused=True)
+    adam = _adam(encoder, decoder, params)
     trainees = Trainees({"encoder": encoder, "decoder": decoder}, {"adam": adam}, random)
     start = trainees.load(run.resume) if run.resume else 0
     for step in range(start, params.steps):
-        adam.param_groups[0]["lr"] = params.lr * (1 + math.cos(math.pi * step / params.steps)) / 2
+        _set_rate(adam, step, params)
         losses = _step((encoder, decoder), adam, data.batch(params.batch, random), params, random)
         run.tick(step + 1, params.steps, metrics=partial(_metrics, losses), state=partial(trainees.save, step + 1))
-    wines = data.batch(min(DRAWS * len(data.wines), MAX_DRAWS), random)
-    return _finished(encoder, decoder, wines, params, rows=[int((data.wines.red == bool(t)).sum()) for t in range(len(TYPES))])
+    done = _finished(encoder, decoder, data, params, random)
+    autoencoder = Autoencoder(done.encoder, decoder, params.bottleneck)
+    return Trained(source=done.source, autoencoder=autoencoder, recalibrate=params.recalibrate, findings=done.findings)
 
 
 def _build(params: AutoencoderParams, run: Run) -> tuple[Encoder, Generator]:
@@ -63,6 +94,14 @@ def _build(params: AutoencoderParams, run: Run) -> tuple[Encoder, Generator]:
         encoder = Encoder(trunk, params.bottleneck * (2 if params.variational else 1))  # means, then logarithms of variances
         decoder = Generator(latent=params.bottleneck, channels=params.channels, blocks=params.blocks, hidden=params.hidden)
     return encoder.to(run.device), decoder.to(run.device)
+
+
+def _adam(encoder: Encoder, decoder: Generator, params: AutoencoderParams) -> torch.optim.Optimizer:
+    return torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=params.lr, fused=True)
+
+
+def _set_rate(adam: torch.optim.Optimizer, step: int, params: AutoencoderParams) -> None:
+    adam.param_groups[0]["lr"] = params.lr * (1 + math.cos(math.pi * step / params.steps)) / 2
 
 
 def _step(nets: tuple[Encoder, Generator], adam: torch.optim.Optimizer, batch: Batch, params: AutoencoderParams, random: torch.Generator) -> Tensor:
@@ -93,9 +132,20 @@ def _metrics(losses: Tensor) -> Metrics:
     return {"squared_error": math.fsum(values[: len(FIELDS)]) / len(FIELDS), **divergence}
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """A trained autoencoder: the encoder of its wines' places, the source of new ones, and what it found."""
+
+    encoder: Encoder
+    source: Source
+    findings: Findings
+
+
 @torch.no_grad()
-def _finished(encoder: Encoder, decoder: Generator, wines: Batch, params: AutoencoderParams, *, rows: list[int]) -> Trained:
-    """What is left behind, on the CPU; ``rows``: how many training rows there are of each type."""
+def _finished(encoder: Encoder, decoder: Generator, data: TrainingSet, params: AutoencoderParams, random: torch.Generator) -> _Finished:
+    """What is left behind, on the CPU; the decoder is standardised where it is."""
+    wines = data.batch(min(DRAWS * len(data.wines), MAX_DRAWS), random)
+    rows = [int((data.wines.red == bool(t)).sum()) for t in range(len(TYPES))]
     encoder, decoder = encoder.eval().cpu(), decoder.eval().cpu()
     wines = replace(wines, **{name: value.cpu() for name, value in vars(wines).items()})
     if params.variational:
@@ -110,7 +160,7 @@ def _finished(encoder: Encoder, decoder: Generator, wines: Batch, params: Autoen
     missed = wines.fields - decoder(latents, wines.condition)
     findings = {"squared error of the fields": dict(zip(FIELDS, missed.square().mean(0).tolist(), strict=True))}
     source = Decoded(density, decoder, params.output_noise * _factors(missed, wines))
-    return Trained(source=source, autoencoder=Autoencoder(encoder, decoder, params.bottleneck), recalibrate=params.recalibrate, findings=findings)
+    return _Finished(encoder, source, findings)
 
 
 def _means_only(encoder: Encoder, latents: int) -> Encoder:

@@ -5,7 +5,7 @@ pairing, R1 + R2, no normalisation; with instance noise that fades (Arjovsky and
 penalties only every few steps (StyleGAN2's lazy regularisation, Karras et al., CVPR 2020) and an averaged generator
 that is served (Yazici et al., ICLR 2019). There may be several discriminators, each from a classifier and on batches
 of its own; the generator follows their mean (Durugkar et al., *Generative multi-adversarial networks*, ICLR 2017). And there may be
-several such games side by side, whose generators are blended.
+several such games side by side, whose generators are blended, with an autoencoder's wines among theirs.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from app.params import GanParams
 from worker import losses
 from worker.checkpoint import Trainees
+from worker.methods import autoencoder as autoencoder_method
 from worker.methods import classifier as classifier_method
-from worker.nets import Blend, Classifier, Discriminator, Generator, Panel
+from worker.nets import Blend, Classifier, Discriminator, Generator, Panel, Source
 from worker.training import Batch, Metrics, Run, Trained, TrainingSet
 
 BETAS = (0.0, 0.99)  # R3GAN, table 8: no momentum on the first moment
 CONSTANT_UNTIL = 0.4  # share of the steps at the peak rate, before the cosine
 FINAL_RATE = 0.03  # of the peak
+GAN_TURNS = 3  # runs of rows that each GAN pours before the autoencoder pours one (docs/experiments.md, 33)
 
 
 class _Game:
@@ -130,26 +132,36 @@ class _Game:
 
 
 def train(data: TrainingSet, params: GanParams, run: Run) -> Trained:
-    """A blend of GANs trained on ``data``, each discriminator started from a classifier: the first from the run's where it has one.
+    """A blend of GANs, and of an autoencoder beside them; each discriminator started from a classifier, the first from the run's where it has one.
 
     Bit for bit the same for the same seed on the same CPU, also when interrupted and resumed.
     ``TrainingRefused`` if the run's classifier has another shape than ``params`` ask for.
     """
     random = torch.Generator(run.device).manual_seed(run.seed)
-    classifiers = _classifiers(data, params, random, run)
+    companion = autoencoder_method.Companion(autoencoder_method.shape(params), run) if params.autoencoder else None
+    classifiers, before = _prepared(data, params, random, run, companion)
     games = [_Game(*_build(nth, classifiers[nth :: params.blend], params, run), params, random) for nth in range(params.blend)]
     trainees = Trainees(
-        {"classifier": classifiers[0]} | {f"{name}{nth}": net for nth, game in enumerate(games) for name, net in game.nets().items()},
+        {"classifier": classifiers[0], **(companion.nets() if companion else {})}
+        | {f"{name}{nth}": net for nth, game in enumerate(games) for name, net in game.nets().items()},
         {f"{name}{nth}": adam for nth, game in enumerate(games) for name, adam in game.adams().items()},
         random,
     )
     start = trainees.load(run.resume) if run.resume else 0
-    before = params.classifier_steps * (len(classifiers) - (run.classifier is not None))
     for step in range(start, params.steps):
         losses_ = torch.stack([_round(game, step, data, params, random) for game in games]).mean(0)  # (2,)
         run.tick(before + step + 1, before + params.steps, metrics=partial(_metrics, losses_), state=partial(trainees.save, step + 1))
     panel = Panel(discriminator for game in games for discriminator in game.discriminators)
-    return Trained(classifier=classifiers[0], discriminator=panel, source=Blend(game.average for game in games), recalibrate=params.recalibrate)
+    source = _mixed([game.average.cpu() for game in games], companion.source(data, random) if companion else None)
+    return Trained(classifier=classifiers[0], discriminator=panel, source=source, recalibrate=params.recalibrate)
+
+
+def _mixed(generators: list[Generator], companion: Source | None) -> Blend:
+    """The generators in turn; after every ``GAN_TURNS`` of each the companion."""
+    if companion is None:
+        return Blend(generators, range(len(generators)))
+    order = [whose for nth in range(len(generators)) for whose in (*[nth] * GAN_TURNS, len(generators))]
+    return Blend([*generators, companion], order)
 
 
 def _round(game: _Game, step: int, data: TrainingSet, params: GanParams, random: torch.Generator) -> Tensor:
@@ -163,18 +175,26 @@ def _round(game: _Game, step: int, data: TrainingSet, params: GanParams, random:
     return torch.stack([d_loss, g_loss])
 
 
-def _classifiers(data: TrainingSet, params: GanParams, random: torch.Generator, run: Run) -> list[Classifier]:
-    """One for each discriminator, trained; the first is the run's where it has one. A resumed run finds the weights itself."""
+def _prepared(
+    data: TrainingSet, params: GanParams, random: torch.Generator, run: Run, companion: autoencoder_method.Companion | None
+) -> tuple[list[Classifier], int]:
+    """A classifier for each discriminator, the first the run's where it has one, and how many steps went before the game's.
+
+    They and the companion are trained here, unless a checkpoint holds them: it takes seconds, so it is done again rather than checkpointed.
+    """
     classifiers = [classifier_method.build(params, run, nth=nth) for nth in range(params.blend * params.discriminators)]
     untaught = classifiers
     if run.classifier is not None:
         classifier_method.take_over(classifiers[0], run.classifier)
         untaught = classifiers[1:]
-    if run.resume is None:  # seconds, so it is done again rather than checkpointed
-        steps = params.classifier_steps * len(untaught) + params.steps
+    classifying = params.classifier_steps * len(untaught)
+    before = classifying + (params.autoencoder_steps if companion else 0)
+    if run.resume is None:
         for nth, classifier in enumerate(untaught):
-            classifier_method.pretrain(classifier, data, params, random, run, after=nth * params.classifier_steps, steps=steps)
-    return classifiers
+            classifier_method.pretrain(classifier, data, params, random, run, after=nth * params.classifier_steps, steps=before + params.steps)
+        if companion is not None:
+            companion.teach(data, random, run, after=classifying, steps=before + params.steps)
+    return classifiers, before
 
 
 def _build(nth: int, classifiers: Sequence[Classifier], params: GanParams, run: Run) -> tuple[Generator, list[Discriminator]]:
