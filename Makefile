@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check format lock starter leaderboard clean
+.PHONY: run test check format lock starter leaderboard bench clean
 
 run: $(VENV)/.run ## install what serving and training need, then API and worker together; Ctrl-C stops both
 	@exec $(BIN)/cuvee up
@@ -32,6 +32,9 @@ starter: $(VENV)/.run ## train the starter model again and pour its dataset (eig
 
 leaderboard: $(VENV)/.run ## train every method on DATASET (uci) at default settings and print them side by side
 	@exec $(BIN)/python scripts/leaderboard.py --dataset $(or $(DATASET),uci)
+
+bench: $(VENV)/.dev ## what serving costs beside what it could; a table, and build/bench.json
+	$(BIN)/python -m benchmarks.bench
 
 clean: ## forget the environment; data under var/ stays
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

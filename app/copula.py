@@ -49,7 +49,7 @@ class Copula:
         """For each row of ``ticks``, (rows, 11), at most ``MOST``, the strongest first, each given that those before it are mended."""
         rows, found = np.arange(len(ticks)), [list[Reason]() for _ in range(len(ticks))]
         scores = np.column_stack([table.scores(ticks[:, j].astype(np.float64)) for j, table in enumerate(self.tables)])
-        mended = np.zeros(scores.shape, dtype=np.bool_)
+        mended, going = np.zeros(scores.shape, dtype=np.bool_), np.ones(len(ticks), dtype=np.bool_)
         spread = 1 / np.sqrt(np.diag(self.precision))  # of each given the other ten
         for _ in range(MOST):
             residual = ((scores - self.mean)[:, :, None] * self.precision).sum(1) * spread**2  # no matrix product: its bits would depend on the other rows
@@ -57,7 +57,8 @@ class Copula:
             worst = surprise.argmax(1)
             scores[rows, worst] -= residual[rows, worst]
             mended[rows, worst] = True
-            for i in np.flatnonzero(surprise[rows, worst] >= SURPRISING):
+            going &= surprise[rows, worst] >= SURPRISING
+            for i in np.flatnonzero(going):
                 found[i].append(self._reason(int(worst[i]), float(scores[i, worst[i]]), float(surprise[i, worst[i]])))
         return found
 

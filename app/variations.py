@@ -60,7 +60,11 @@ class Variations:
             raise InvalidInput(detail, [Fault("/body/rows/1/type", detail, expected=names[0], found=names[1])])
         if quality is not None:
             return self._check_score(names[0], quality, "/body/quality")
-        return [warning for row, score in enumerate(wines.quality.tolist()) for warning in self._check_score(names[row], score, f"/body/rows/{row}/quality")]
+        ends = wines.quality.tolist()
+        warnings = [warning for row, score in enumerate(ends) for warning in self._check_score(names[row], score, f"/body/rows/{row}/quality")]
+        for score in range(min(ends) + 1, max(ends)):  # a path goes through them
+            warnings += self._check_score(names[0], score, "/body/rows")
+        return warnings
 
     def _check_score(self, name: str, score: int, pointer: str) -> list[str]:
         held = self._labels[name]

@@ -226,3 +226,16 @@ def test_copulas_survive_the_manifest(starter_wines: Wines) -> None:
     copulas = copula.fit(starter_wines)
     again = copula.from_state(copula.to_state(copulas))
     assert copula.reasons(again, starter_wines) == copula.reasons(copulas, starter_wines)
+
+
+def test_a_reason_stands_only_behind_a_stronger_one(starter_wines: Wines) -> None:
+    copulas = copula.fit(starter_wines)
+    found = copula.reasons(copulas, starter_wines)
+    assert 0.1 < np.mean([bool(reasons) for reasons in found]) < 0.4
+    assert all(reason.surprise >= copula.SURPRISING for reasons in found for reason in reasons)
+    for name, red in (("white", False), ("red", True)):
+        wines = starter_wines.take(starter_wines.red == red)
+        scores = np.column_stack([t.scores(wines.ticks[:, j].astype(float)) for j, t in enumerate(copulas[name].tables)])
+        p = copulas[name].precision
+        first = (np.abs((scores - copulas[name].mean) @ p) / np.sqrt(np.diag(p))).max(1)  # before anything is mended
+        assert [bool(reasons) for reasons in copula.reasons(copulas, wines)] == (first >= copula.SURPRISING).tolist()

@@ -179,7 +179,7 @@ def test_networks_too_large_for_a_checkpoint_are_refused() -> None:
 
 
 def test_a_wider_bottleneck_loses_less(rows: TrainingSet) -> None:
-    errors = [np.mean(list(train(rows, Recorder(), steps=400, bottleneck=k).findings["squared error of the fields"].values())) for k in (1, 5, 10)]
+    errors = [np.mean(list(train(rows, Recorder(), steps=400, bottleneck=k).findings["squared error of training wines"].values())) for k in (1, 5, 10)]
     assert errors == sorted(errors, reverse=True)
 
 
@@ -417,3 +417,22 @@ def test_it_learns_without_a_holdout_and_reports_what_it_loses_of_training_wines
     bundle = unpack(work(assignment(few_wines, method="autoencoder", holdout=0, **SMALL), Silent()))
     assert bundle.manifest.report.in_sample
     assert bundle.manifest.report.findings[ERROR]["mean"] > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_type_that_is_rare_has_a_density_of_its_own(starter_wines: Wines, seed: int) -> None:
+    white, red = np.flatnonzero(~starter_wines.red), np.flatnonzero(starter_wines.red)
+    mixed = starter_wines.take(np.concatenate([white, white, white, red[:20]]))
+    rows = TrainingSet(mixed, codec.fit(mixed), CPU)
+    source = train(rows, Recorder(seed=seed), steps=5).source
+    assert isinstance(source, Decoded)
+    assert bool(source.misses.isfinite().all())
+    own, other = source.density.means[1], source.density.means[0]
+    assert not torch.allclose(own[0], torch.zeros_like(own[0]))
+    assert not torch.allclose(own[0], other[0])
+
+
+def test_an_autoencoder_whose_wines_come_back_wild_is_refused(rows: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoencoder, "DIVERGED", 1e-6)
+    with pytest.raises(TrainingRefused, match=r"the training diverged: wines come back .* off .*; a lower lr is steadier, and a GAN does without"):
+        train(rows, Recorder())

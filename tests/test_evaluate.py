@@ -431,3 +431,10 @@ def test_a_copier_of_more_wines_than_can_be_compared_is_caught_in_full(rows: Spl
         assert {name: measures[name].value for name in ("exact_copies", "near_copies") if name in measures} == (
             {"exact_copies": 1, "near_copies": 1} if held_out else {"exact_copies": 1}
         )
+
+
+def test_poured_wines_that_repeat_are_no_clue_to_the_detectives(rows: Split, fresh: list[Wines]) -> None:
+    pool = fresh[0].take(slice(300))
+    stretches = [bootstrap(pool, 1200, seed=seed) for seed in range(3)]
+    c2st = likeness(rows.holdout, rows.train, stretches)["c2st"].value
+    assert abs(c2st - likeness(rows.holdout, rows.train, fresh)["c2st"].value) < 0.06  # with every repeat counted, above .9

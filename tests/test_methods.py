@@ -75,10 +75,12 @@ class Recorder:
     resume: bytes | None = None
     classifier: bytes | None = None
     device: torch.device = CPU
+    shares: list[float] = field(default_factory=list)
     metrics: list[Metrics] = field(default_factory=list)
     states: list[bytes] = field(default_factory=list)
 
     def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
+        self.shares.append(step / steps)
         self.metrics.append(metrics())
         if state is not None:
             self.states.append(state())
@@ -207,7 +209,7 @@ def test_the_autoencoder_beside_them_pours_one_run_in_four(rows: TrainingSet) ->
 @pytest.mark.parametrize("blend", [1, 2, 4, 8])
 @pytest.mark.parametrize("autoencoder", [True, False])
 def test_a_block_is_whole_turns_of_every_blend(blend: int, autoencoder: bool) -> None:
-    assert BLOCK % (RUN * blend * (4 if autoencoder else 1)) == 0
+    assert BLOCK % (RUN * blend * (gan.GAN_TURNS + 1 if autoencoder else 1)) == 0
 
 
 def test_each_generator_of_a_blend_gets_even_rows() -> None:

@@ -249,7 +249,7 @@ ROWS = (1, 3, 512)
 def test_the_exported_generator_equals_the_trained_one(trained: Trained) -> None:
     assert trained.source is not None
     graph = session(export.generator_graph(trained.source))
-    for latent, condition in _inputs(16, turns=trained.source.turns):
+    for latent, condition in _inputs(trained.source.latent, turns=trained.source.turns):
         (u,) = graph.run(None, {"latent": latent.numpy(), "condition": condition.numpy()})
         with torch.no_grad():
             expected = torch.special.ndtr(trained.source(latent, condition)).numpy()

@@ -290,3 +290,11 @@ def test_the_api_refuses_a_quality_that_was_never_hit(api: httpx.Client, bundle:
 def test_the_api_shows_what_it_took(api: httpx.Client, bundle: Bundle, uniform: Found) -> None:
     shown = api.get(f"/models/{bundle.id}/report").json()
     assert shown["findings"]["acceptance"] == uniform.findings["acceptance"]
+
+
+@pytest.mark.parametrize("tries", [1000, 5000, 12_000])
+@pytest.mark.parametrize("draw", ["uniform", "marginals"])
+def test_progress_rises_and_never_exceeds_the_whole(rows: TrainingSet, taught: bytes, tries: int, draw: str) -> None:
+    shares = find(rows, taught, tries=tries, draw=draw, confidence=0.05).run.shares
+    assert shares == sorted(shares)
+    assert shares[-1] <= 1

@@ -169,7 +169,7 @@ def unseen_negatives(holdout: Wines, train: Wines, pour: Pour, *, seed: int) -> 
 def _pool(wines: Wines, pour: Pour, fitted: Codec, random: np.random.Generator) -> _Pool:
     """The wines and, fold by fold, negatives made from the wines of that fold alone."""
     each = min(NEGATIVES, MAX_NEGATIVES // len(wines) + 1)
-    own = pour(max(round(OWN * each * len(wines)), FOLDS))
+    own = once(pour(max(round(OWN * each * len(wines)), FOLDS)))  # each once: repeats would be in several folds
     fold, spread = _folds(wines, random), _spread(wines)
     tables, folds = [wines], [fold]
     for k in range(FOLDS):

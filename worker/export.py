@@ -142,36 +142,36 @@ class _ToUniform(nn.Module):
 
 def generator_graph(source: Source) -> bytes:
     """ONNX: latent (rows, latent), condition (rows, 8) -> u (rows, 11) in [0, 1]; rows a multiple of its ``turns``."""
-    return _graph(_ToUniform(source), {"latent": source.latent, "condition": CONDITION}, "u", rows_in=source.turns)
+    return graph(_ToUniform(source), {"latent": source.latent, "condition": CONDITION}, "u", rows_in=source.turns)
 
 
 def encoder_graph(encoder: nn.Module) -> bytes:
     """ONNX of a ``worker.training.Autoencoder``'s first half: fields (rows, 11), condition (rows, 8) -> latent (rows, k)."""
-    return _graph(encoder, {"fields": FIELDS, "condition": CONDITION}, "latent")
+    return graph(encoder, {"fields": FIELDS, "condition": CONDITION}, "latent")
 
 
 def decoder_graph(decoder: nn.Module, latents: int) -> bytes:
     """ONNX of its other half: latent (rows, k), condition (rows, 8) -> u (rows, 11) in [0, 1]."""
-    return _graph(_ToUniform(decoder), {"latent": latents, "condition": CONDITION}, "u")
+    return graph(_ToUniform(decoder), {"latent": latents, "condition": CONDITION}, "u")
 
 
 def discriminator_graph(discriminator: Panel) -> bytes:
     """ONNX: fields (rows, 11), condition (rows, 8) -> logit (rows,)."""
-    return _graph(discriminator, {"fields": FIELDS, "condition": CONDITION}, "logit")
+    return graph(discriminator, {"fields": FIELDS, "condition": CONDITION}, "logit")
 
 
 def critic_graph(critic: nn.Module) -> bytes:
     """ONNX of a ``worker.critic.Critic``: fields (rows, 11), condition (rows, 8) -> logit (rows,)."""
-    return _graph(critic, {"fields": FIELDS, "condition": CONDITION}, "logit")
+    return graph(critic, {"fields": FIELDS, "condition": CONDITION}, "logit")
 
 
 def classifier_graph(classifier: Classifier) -> bytes:
     """ONNX: fields (rows, 11), neutral condition (rows, 8) -> logits (rows, 11)."""
-    return _graph(classifier, {"fields": FIELDS, "condition": CONDITION}, "logits")
+    return graph(classifier, {"fields": FIELDS, "condition": CONDITION}, "logits")
 
 
-def _graph(net: nn.Module, inputs: dict[str, int], output: str, *, rows_in: int = 1) -> bytes:
-    """The graph of a network that takes rows in multiples of ``rows_in``."""
+def graph(net: nn.Module, inputs: dict[str, int], output: str, *, rows_in: int = 1) -> bytes:
+    """ONNX of a network with one output, which takes rows in multiples of ``rows_in``; ``inputs``: the width of each by its name."""
     lowered = _lower(copy.deepcopy(net).cpu().eval())
     example = tuple(torch.zeros(EXAMPLE_ROWS * rows_in, width) for width in inputs.values())
     rows = rows_in * torch.export.Dim("turns") if rows_in > 1 else torch.export.Dim("rows")

@@ -63,7 +63,7 @@ CRITIC_SEED = 2**62 + 2  # the report's rows are new to the critic
 NEGATIVES_SEED = 2**62 + 3
 SPEED_SEED = 2**62 + 4
 SPEED_ROWS = 16 * BLOCK
-STEADIER = "a lower lr, or the loss 'r3gan' with its gamma, is steadier"
+STEADIER = "a lower learning rate is steadier, and for a GAN the loss 'r3gan' with its gamma"
 CHUNK = 8 * BLOCK  # rows through a network at once
 
 
@@ -302,6 +302,8 @@ def _measured(
     notes = report.notes
     if criticism is None:
         notes = [*notes, f"fewer than {critic.MIN_WINES} different wines to train on: the model has no critic"]
+    if trained.pool is not None:
+        notes = [*notes, f"rows come from a pool of {len(trained.pool)}: stretches repeat them, and its critic may have seen those that it is measured on"]
     findings = dict(trained.findings)
     if trained.classifier is not None:
         findings["confidence"] = {name: _confidence(trained.classifier, fitted, wines) for name, wines in (("poured", generated), ("real", real))}

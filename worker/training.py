@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.special import ndtri
@@ -105,7 +106,15 @@ class TrainingSet:
     def batch(self, size: int, random: torch.Generator) -> Batch:
         """``size`` rows drawn with replacement, as normal scores of the randomised rank transform."""
         device = self._below.device
-        pick = torch.randint(len(self._below), (size,), generator=random, device=device)
+        return self._placed(torch.randint(len(self._below), (size,), generator=random, device=device), random)
+
+    def of_type(self, red: bool, size: int, random: torch.Generator) -> Batch:
+        """Likewise, but rows of one type only, of which there must be one at least."""
+        own = torch.from_numpy(np.flatnonzero(self.wines.red == red)).to(self._below.device)
+        return self._placed(own[torch.randint(len(own), (size,), generator=random, device=own.device)], random)
+
+    def _placed(self, pick: Tensor, random: torch.Generator) -> Batch:
+        device, size = self._below.device, len(pick)
         place = torch.rand((size, self._below.shape[1]), generator=random, device=device)
         u = (self._below[pick] + place * self._width[pick]).clamp(EDGE_U, 1 - EDGE_U)
         return Batch(ndtri(u), self._quality[pick], self._condition[pick], self._neutral[pick])

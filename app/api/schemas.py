@@ -74,7 +74,7 @@ class TrainRequest(Request):
     params: Annotated[dict[str, Any], WithJsonSchema(PARAMS_SCHEMA)] = {}
     seed: Seed | None = Field(None, description="null: the server picks one")
     priority: int = Field(0, ge=-100, le=100, description="higher is sooner")
-    promote: Promote = Field("auto", description="whether the model may become the champion; auto: if it beats it")
+    promote: Promote = Field("auto", description="whether the model may become the champion (an autoencoder: the `autoencoder`); auto: if it beats it")
 
 
 class _Conditions(Request):
@@ -280,7 +280,7 @@ class ComparisonView(View):
 
 
 class VerdictView(View):
-    """Whether a finished model became champion: better in one measure of the gate at least, worse in none, beyond the spread."""
+    """Whether a finished model became champion (an autoencoder: the `autoencoder`): better in one measure at least, worse in none, beyond the spread."""
 
     promoted: bool
     reason: str

@@ -32,7 +32,9 @@ def likeness(real: Wines, train: Wines, generated: Sequence[Wines]) -> dict[str,
     floor, fresh = [shuffled(train)], once(train)
     measures = {}
     if min(map(len, (once(real), fresh, *generated))) >= DETECTIVE_ROWS:
-        measures = _detectives(once(real), generated, floor=floor, ceiling=[fresh] * REPEATS)
+        distinct = [once(stretch) for stretch in generated]  # twins would give each other away, as real ones would
+        told_apart = distinct if min(map(len, distinct)) >= DETECTIVE_ROWS else generated
+        measures = _detectives(once(real), told_apart, floor=floor, ceiling=[fresh] * REPEATS)
 
     everything = concatenate([train, real])
     measures |= between(

@@ -6,13 +6,13 @@ ICML 2008). ``variational`` instead makes the encoder name a distribution and pu
 (Kingma and Welling, *Auto-encoding variational Bayes*, ICLR 2014; ``beta`` as in Higgins et al., ICLR 2017).
 
 A decoder that was taught by squared error returns the mean of what a latent may stand for, so wines poured from it
-alone vary too little: the noise that is added to their fields has the covariance of what reconstructions miss.
+alone vary too little: the noise that is added to their fields has the second moments of what reconstructions miss.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -29,13 +29,16 @@ from worker.training import Autoencoder, Batch, Findings, Metrics, Run, Trained,
 
 SCORES = 7  # that a condition's thermometer bits tell apart: to 3, 4, ... 8, from 9 on
 DRAWS = 4  # of each training row, its values' places within their ties anew, that the density is fitted to
-MAX_DRAWS = 20_000  # in all
+LEAST_DRAWS, MAX_DRAWS = 2000, 16_000  # of each type
 COMPONENT_ROWS = 50  # training rows of a type behind each component of its density, at least
+LEAST_SHARE = 1e-6  # of the mean, that what is missed varies by in any direction
 MIN_VARIANCE = 1e-3  # of a component in any direction, where latents have 1: repeated wines would make one of nothing
 RIDGE = 0.01  # of a component's slope, in variances of the quality: its wines may all be of one
 NEIGHBOURS = 20.0  # rows by which a score's neighbours count beside its own
 DECAY = 0.1  # how much less with each score further away
 COLLAPSED = 1e-6  # a latent that varies less is a constant
+DIVERGED = 3.0  # mean squared error in normal scores, far beyond a constant's
+STEADIER = "a lower lr is steadier, and a GAN does without its autoencoder (autoencoder: false)"
 
 
 def shape(params: GanParams) -> AutoencoderParams:
@@ -144,23 +147,30 @@ class _Finished:
 @torch.no_grad()
 def _finished(encoder: Encoder, decoder: Generator, data: TrainingSet, params: AutoencoderParams, random: torch.Generator) -> _Finished:
     """What is left behind, on the CPU; the decoder is standardised where it is."""
-    wines = data.batch(min(DRAWS * len(data.wines), MAX_DRAWS), random)
     rows = [int((data.wines.red == bool(t)).sum()) for t in range(len(TYPES))]
+    wines = _drawn(data, rows, random)
     encoder, decoder = encoder.eval().cpu(), decoder.eval().cpu()
-    wines = replace(wines, **{name: value.cpu() for name, value in vars(wines).items()})
     if params.variational:
         encoder = _means_only(encoder, params.bottleneck)
     latents = encoder(wines.fields, wines.condition)
     if not bool(latents.isfinite().all()):
-        raise TrainingRefused("the training diverged: wines are encoded into numbers that are not finite; a lower lr is steadier")
+        raise TrainingRefused(f"the training diverged: wines are encoded into numbers that are not finite; {STEADIER}")
     mean, std = latents.mean(0), latents.std(0).clamp_min(COLLAPSED)
     _standardise(encoder, decoder, mean, std)
     latents = (latents - mean) / std
     density = _prior(mean, std) if params.variational else _density(latents, wines, params, rows=rows)
     missed = wines.fields - decoder(latents, wines.condition)
-    findings = {"squared error of the fields": dict(zip(FIELDS, missed.square().mean(0).tolist(), strict=True))}
+    if (error := float(missed.square().mean())) > DIVERGED:
+        raise TrainingRefused(f"the training diverged: wines come back {error:.3g} off (mean square, in normal scores; a constant has about 1); {STEADIER}")
+    findings = {"squared error of training wines": dict(zip(FIELDS, missed.square().mean(0).tolist(), strict=True))}
     source = Decoded(density, decoder, params.output_noise * _factors(missed, wines))
     return _Finished(encoder, source, findings)
+
+
+def _drawn(data: TrainingSet, rows: list[int], random: torch.Generator) -> Batch:
+    """Some of each type's ``rows``, on the CPU: each type by itself, so that a rare one has enough for a density of its own."""
+    drawn = [data.of_type(bool(t), min(max(DRAWS * n, LEAST_DRAWS), MAX_DRAWS), random) for t, n in enumerate(rows) if n]
+    return Batch(**{name: torch.cat([getattr(batch, name) for batch in drawn]).cpu() for name in Batch.__dataclass_fields__})
 
 
 def _means_only(encoder: Encoder, latents: int) -> Encoder:
@@ -245,10 +255,11 @@ def _by_score(shares: Floats, score: Ints, *, scale: float) -> Floats:
 
 
 def _factors(missed: Tensor, wines: Batch) -> Tensor:
-    """For each type the Cholesky factor of the covariance of what reconstructions miss, (2, 11, 11)."""
+    """For each type the Cholesky factor of the second moments of what reconstructions miss, (2, 11, 11)."""
     factors = torch.zeros(len(TYPES), len(FIELDS), len(FIELDS))
     for t in range(len(TYPES)):
         own = missed[(wines.condition[:, -1] > 0) == bool(t)]
         if len(own):
-            factors[t] = torch.linalg.cholesky(own.T @ own / len(own) + 1e-8 * torch.eye(len(FIELDS)))
+            moments = (own.T @ own / len(own)).double()
+            factors[t] = torch.linalg.cholesky(moments + LEAST_SHARE * moments.trace() / len(FIELDS) * torch.eye(len(FIELDS))).float()
     return factors

@@ -111,7 +111,7 @@ def train(data: TrainingSet, params: SearchParams, run: Run) -> Trained:
     """
     wanted = _wanted(data.wines, params)
     random = torch.Generator(run.device).manual_seed(run.seed)
-    rounds = int(wanted.any(1).sum()) * math.ceil(params.tries / ROUND)
+    rounds = int(wanted.any(1).sum()) * (math.ceil(params.tries / ROUND) + 1)  # one more where a label is given up within a round
     classifier = classifier_method.first(data, params, random, run, steps_after=rounds)
     so_far = _SoFar(wanted)
     trainees = Trainees({"classifier": classifier, "so_far": so_far}, {}, random)
