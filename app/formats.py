@@ -46,9 +46,11 @@ def json_chunks(sheets: Iterable[Sheet], names: Sequence[str] = ()) -> Iterator[
     """One JSON array of row objects, a piece for each sheet; ``names`` are those of all further columns."""
     before = "["
     for sheet in sheets:
-        if len(sheet.wines):  # an empty one would leave a lone comma
-            yield (before + _text(sheet, "json").removesuffix(",")).encode()
-            before = ","
+        if not len(sheet.wines):
+            yield b""  # a step that made nothing yet
+            continue
+        yield (before + _text(sheet, "json").removesuffix(",")).encode()
+        before = ","
     yield b"[]" if before == "[" else b"]"
 
 
@@ -173,12 +175,14 @@ def _written(sheets: Iterable[Sheet], names: Sequence[str], opened: Callable[[An
     sink = _Taken()
     with opened(sink, _schema(names)) as file:
         for batch in _batches(sheets, names):
-            file.write_batch(batch)
+            if batch is not None:
+                file.write_batch(batch)
             yield sink.take()
     yield sink.take()
 
 
-def _batches(sheets: Iterable[Sheet], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _batches(sheets: Iterable[Sheet], names: Sequence[str]) -> Iterator[pa.RecordBatch | None]:
+    """Batches of about ``BATCH`` rows, and None while one is gathered."""
     gathered: list[Sheet] = []
     rows = 0
     for sheet in sheets:
@@ -187,6 +191,8 @@ def _batches(sheets: Iterable[Sheet], names: Sequence[str]) -> Iterator[pa.Recor
         if rows >= BATCH:
             yield _batch(gathered, names)
             gathered, rows = [], 0
+        else:
+            yield None
     if rows:
         yield _batch(gathered, names)
 

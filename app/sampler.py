@@ -195,20 +195,24 @@ class Sampler:
             notes += [f"only {made[q]} wines of quality {q} were made in advance; they come again and again" for q in qualities if made[q] < RARE]
         return notes
 
-    def blocks(self, condition: Condition, *, seed: int, offset: int, n: int) -> Iterator[Poured]:
+    def blocks(self, condition: Condition, *, seed: int, offset: int, n: int, most: int | None = None) -> Iterator[Poured]:
         """The first ``n`` rows that meet the condition, from row ``offset`` on, of the table that ``seed`` names; at most ``BLOCK`` at a time.
 
-        Goes on for ever where no row passes the limits: ask for the ``odds`` first.
+        A block of which no row passes the limits is there too, with no rows, so that whoever asks can do other things in between.
+        ``InvalidInput`` once more than ``most`` rows were made, or the table ends (``noise.MAX_ROW``).
         """
         allowed = self._allowed(condition)
-        block = offset // BLOCK
+        block, wanted = offset // BLOCK, n
         while n > 0:
             first = block * BLOCK
+            if first >= noise.MAX_ROW or (most is not None and first - offset > most):
+                found = f"{wanted - n} of them among {first - offset} rows"
+                detail = f"n: expected {wanted} rows within the limits, found {found} and went no further; loosen the limits"
+                raise InvalidInput(detail, [Fault("/query/n", detail, expected="limits that more rows pass", found=found)])
             wines = self._block(allowed, seed=seed, first=first)
             passed = np.flatnonzero(within_limits(condition.ranges, wines.ticks)) if condition.ranges else np.arange(BLOCK)
             chosen = passed[np.searchsorted(passed, offset - first) :][:n]
-            if len(chosen):
-                yield Poured(wines.take(chosen), chosen + first)
+            yield Poured(wines.take(chosen), chosen + first)
             n -= len(chosen)
             block += 1
 

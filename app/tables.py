@@ -13,12 +13,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from app.errors import Fault, InvalidInput
+from app.errors import Fault, InvalidInput, TooLarge
 from app.formats import ARROW, CSV, NDJSON, PARQUET
 from app.wine import COLUMNS, FREE_SO2, MEASUREMENTS, NAMES, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Wines, concatenate, to_ticks
 
 MAX_FAULTS = 20  # told at once; nobody reads more
 PART = 8192  # rows read at a time
+MAX_ROWS = 2**31  # where nobody says fewer
+LARGEST = 1e300  # a whole number beyond it may fit no float
+SHOWN = 40  # characters of a wrong cell
 _OFF_GRID = 1e-6  # ticks; a decimal read as a float is nearer than this to its tick
 
 Cells = Sequence[Any]  # of one row, in the order of NAMES: text from CSV, JSON values, numbers from Arrow
@@ -41,18 +44,18 @@ def read_csv(data: bytes) -> Table:
     return Table(concatenate([part.wines for part in read]), sum(part.snapped for part in read))
 
 
-def parts(file: BinaryIO, media_type: str) -> Iterator[Table]:
-    """The table in this file, at most ``PART`` rows at a time, in memory that does not grow with it.
+def parts(file: BinaryIO, media_type: str, *, most: int = MAX_ROWS) -> Iterator[Table]:
+    """The table in this file, at most ``PART`` rows at a time, in memory that does not grow with it; ``TooLarge`` beyond ``most`` rows.
 
     CSV is UTF-8 with a header that names the 13 columns in any order, comma or semicolon between cells, spaces in names
     for underscores as in the original files; NDJSON an object with the 13 names on each line; Parquet and Arrow have
     the 13 columns. ``InvalidInput`` lists the first cells that are wrong by line (row, in the binary formats) and
     column, with what was expected and what was found.
     """
-    return _READERS[media_type](file)
+    return _READERS[media_type](file, most)
 
 
-def _csv(file: BinaryIO) -> Iterator[Table]:
+def _csv(file: BinaryIO, most: int) -> Iterator[Table]:
     numbered = _lines(file)
     first = next(numbered, None)
     header = [name.strip().replace(" ", "_") for name in first[1]] if first else []
@@ -63,7 +66,7 @@ def _csv(file: BinaryIO) -> Iterator[Table]:
         for line, cells in numbered:
             yield line, [cells[place].strip() for place in places] if len(cells) == len(NAMES) else cells
 
-    return _tables(rows(), "line", _number)
+    return _tables(_at_most(rows(), most), "line", _number)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
@@ -87,6 +90,13 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
             text.detach()  # else it would close the file, which somebody may read again
 
 
+def _at_most(rows: Iterator[tuple[int, Cells]], most: int) -> Iterator[tuple[int, Cells]]:
+    for number, row in enumerate(rows):
+        if number == most:
+            raise _too_many(most)
+        yield row
+
+
 def _check_header(header: list[str]) -> None:
     if sorted(header) == sorted(NAMES):
         return
@@ -98,13 +108,13 @@ def _check_header(header: list[str]) -> None:
     raise InvalidInput(detail, [Fault("/body/line/1", detail, expected=", ".join(NAMES), found=said)])
 
 
-def _ndjson(file: BinaryIO) -> Iterator[Table]:
+def _ndjson(file: BinaryIO, most: int) -> Iterator[Table]:
     def rows() -> Iterator[tuple[int, Cells]]:
         for line, text in enumerate(file, 1):
             if text.strip():
                 yield line, _cells(line, text)
 
-    return _tables(rows(), "line", _json_number)
+    return _tables(_at_most(rows(), most), "line", _json_number)
 
 
 def _cells(line: int, text: bytes) -> Cells:
@@ -121,46 +131,106 @@ def _cells(line: int, text: bytes) -> Cells:
     return [row[name] for name in NAMES]
 
 
-def _parquet(file: BinaryIO) -> Iterator[Table]:
+def _parquet(file: BinaryIO, most: int) -> Iterator[Table]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        opened = pq.ParquetFile(file)
-        _check_columns(opened.schema_arrow.names)
-        yield from _tables(_arrow_rows(opened.iter_batches(PART, columns=list(NAMES))), "row", _json_number)
+        opened = pq.ParquetFile(file, read_dictionary=["type"])  # a long text that is repeated stays one
+        _check_schema(opened.schema_arrow)
+        if opened.metadata.num_rows > most:
+            raise _too_many(most)
+        yield from _tables(_arrow_rows(opened.iter_batches(PART, columns=list(NAMES)), most), "row", _json_number)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"expected Parquet, found a file that is not, or is damaged: {str(error)[:200]}") from error
 
 
-def _arrow(file: BinaryIO) -> Iterator[Table]:
+def _arrow(file: BinaryIO, most: int) -> Iterator[Table]:
     import pyarrow as pa
 
     try:
+        for message in pa.ipc.MessageReader.open_stream(file):
+            if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
+                raise InvalidInput("expected an Arrow stream without compression, found one with; write it without, and compress nothing or send Parquet")
+        file.seek(0)
         with pa.ipc.open_stream(file) as reader:
-            _check_columns(reader.schema.names)
-            yield from _tables(_arrow_rows(reader), "row", _json_number)
+            _check_schema(reader.schema)
+            yield from _tables(_arrow_rows(reader, most), "row", _json_number)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"expected an Arrow stream, found one that is not, or is damaged: {str(error)[:200]}") from error
 
 
-def _check_columns(names: list[str]) -> None:
+def _is_compressed(message: bytes) -> bool:
+    """Whether a record batch has compressed buffers, which could be of any size once they are not (Arrow's Message.fbs: header, then compression)."""
+    numbers = memoryview(message)
+
+    def number(at: int, size: int, *, signed: bool = False) -> int:
+        return int.from_bytes(numbers[at : at + size], "little", signed=signed)
+
+    def field(table: int, nth: int) -> int:
+        vtable = table - number(table, 4, signed=True)
+        return number(vtable + 4 + 2 * nth, 2) if 4 + 2 * nth < number(vtable, 2) else 0
+
+    root = number(0, 4)
+    at = root + field(root, 2)
+    return field(at + number(at, 4), 3) != 0
+
+
+def _check_schema(schema: Any) -> None:
+    """``InvalidInput`` unless there are the 13 columns, numbers but for the type, which is text: other types can be larger than they look."""
+    import pyarrow as pa
+
+    names = schema.names
     if sorted(names) != sorted(NAMES):
         missing, extra = [n for n in NAMES if n not in names], [n[:40] for n in names if n not in NAMES]
         detail = f"expected the 13 columns; missing: {', '.join(missing) or 'none'}; unknown or twice: {', '.join(extra[:20]) or 'none'}"
         raise InvalidInput(detail, [Fault("/body", detail, expected=", ".join(NAMES), found=", ".join(names[:20])[:400])])
+    for name in NAMES:
+        found = schema.field(name).type
+        text = found.value_type if pa.types.is_dictionary(found) else found
+        if name == "type":
+            fits, expected = pa.types.is_string(text) or pa.types.is_large_string(text), "text"
+        else:
+            fits, expected = pa.types.is_integer(found) or pa.types.is_floating(found), "numbers"
+        if not fits:
+            detail = f"{name}: expected a column of {expected}, found {str(found)[:40]}"
+            raise InvalidInput(detail, [Fault(f"/body/{name}", detail, expected=expected, found=str(found)[:40])])
 
 
-def _arrow_rows(batches: Iterable[Any]) -> Iterator[tuple[int, Cells]]:
+def _arrow_rows(batches: Iterable[Any], most: int) -> Iterator[tuple[int, Cells]]:
+    import pyarrow as pa
+
     row = 0
     for batch in batches:
-        columns = [batch.column(batch.schema.get_field_index(name)).to_pylist() for name in NAMES]
-        for cells in zip(*columns, strict=True):
-            yield row, cells
-            row += 1
+        if row + batch.num_rows > most:
+            raise _too_many(most)
+        batch.validate(full=True)  # offsets and indices are the sender's word
+        for first in range(0, batch.num_rows, PART):
+            part = batch.slice(first, PART)
+            columns = [part.column(part.schema.get_field_index(name)) for name in NAMES]
+            cells = [column.cast(pa.float64(), safe=False).to_pylist() for column in columns[:-1]]
+            for of_row in zip(*cells, _texts(columns[-1]), strict=True):
+                yield row, of_row
+                row += 1
 
 
-_READERS: dict[str, Callable[[BinaryIO], Iterator[Table]]] = {CSV: _csv, NDJSON: _ndjson, PARQUET: _parquet, ARROW: _arrow}
+def _texts(column: Any) -> list[str | None]:
+    """The beginning of each text, enough to tell a type and to show what is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        shown: list[str | None] = pc.utf8_slice_codeunits(column, 0, SHOWN + 1).to_pylist()
+        return shown
+    known = pc.utf8_slice_codeunits(column.dictionary, 0, SHOWN + 1).to_pylist()
+    return [None if index is None else known[index] for index in column.indices.to_pylist()]
+
+
+def _too_many(most: int) -> TooLarge:
+    return TooLarge(f"expected a table of at most {most} rows, found more; a deployment may raise CUVEE_MAX_ROWS")
+
+
+_READERS: dict[str, Callable[[BinaryIO, int], Iterator[Table]]] = {CSV: _csv, NDJSON: _ndjson, PARQUET: _parquet, ARROW: _arrow}
 
 
 def _tables(rows: Iterator[tuple[int, Cells]], unit: str, number: Callable[[Any], float | None]) -> Iterator[Table]:
@@ -215,7 +285,9 @@ def _number(cell: str) -> float | None:
 
 def _json_number(cell: object) -> float | None:
     """A number that is one already."""
-    return float(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) and math.isfinite(cell) else None
+    if not isinstance(cell, int | float) or isinstance(cell, bool) or abs(cell) > LARGEST:
+        return None
+    return float(cell) if math.isfinite(cell) else None
 
 
 def _quality(value: float | None) -> int | None:
@@ -226,6 +298,6 @@ def _quality(value: float | None) -> int | None:
 
 def _fault(unit: str, place: int, column: str | None, expected: str, found: object) -> Fault:
     where = f"{unit} {place}" + (f", {column}" if column else "")
-    shown = "null" if found is None else str(found)[:40] or "an empty cell"
+    shown = "null" if found is None else str(found)[:SHOWN] or "an empty cell"
     pointer = f"/body/{unit}/{place}" + (f"/{column}" if column else "")
     return Fault(pointer, f"{where}: expected {expected}, found {shown}", expected=expected, found=shown)

@@ -194,12 +194,12 @@ def test_there_is_no_way_from_a_white_wine_to_a_red_one(model: Variations, few_w
 
 
 def test_a_quality_that_no_training_wine_has_is_refused_and_a_rare_one_warned_of(bundle: Bundle, pair: Wines) -> None:
-    model = labelled(bundle, white={5: 100, 7: 49})
+    model = labelled(bundle, white={5: 100, 6: 30, 7: 49})
     assert model.check(pair, quality=5) == []
-    assert model.check(pair, quality=None) == ["quality 7 rests on 49 training rows only"]
+    assert model.check(pair, quality=None) == ["quality 7 rests on 49 training rows only", "quality 6 rests on 30 training rows only"]
     with pytest.raises(InvalidInput, match="hold no white wine of quality 8") as asked:
         model.check(pair, quality=8)
-    assert (asked.value.faults[0].pointer, asked.value.faults[0].expected) == ("/body/quality", "one that is there (5, 7)")
+    assert (asked.value.faults[0].pointer, asked.value.faults[0].expected) == ("/body/quality", "one that is there (5, 6, 7)")
     with pytest.raises(InvalidInput, match="hold no white wine of quality 7") as own:
         labelled(bundle, white={5: 100}).check(pair, quality=None)
     assert own.value.faults[0].pointer == "/body/rows/1/quality"

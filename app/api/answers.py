@@ -74,7 +74,7 @@ def preferred(accept: str, offered: Iterable[str]) -> str:
         media_range, *parameters = (part.strip() for part in entry.split(";"))
         quality = next((p[2:] for p in parameters if p[:2].lower() == "q="), "1")
         weights[media_range.lower()] = float(quality) if _QUALITY.fullmatch(quality) else 0.0
-    ours = list(offered)
+    ours = list(dict.fromkeys(offered))
     best = max(ours, key=lambda media_type: _weight(media_type, weights))
     if _weight(best, weights) <= 0:
         expected = " or ".join(ours)

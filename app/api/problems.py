@@ -65,7 +65,10 @@ def problem(status: HTTPStatus, slug: str, detail: str, faults: Sequence[Fault] 
 def of(error: CuveeError) -> Response:
     """The response for a domain error."""
     status = STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
-    return problem(status, error.slug, error.detail, error.faults)
+    answer = problem(status, error.slug, error.detail, error.faults)
+    if status == HTTPStatus.UNAUTHORIZED:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
 
 
 def install(app: FastAPI) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app import noise, provenance
@@ -23,11 +24,12 @@ from app.errors import Conflict, Fault, InvalidInput, NotFound
 from app.formats import ARROW, BINARY, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet, writer
 from app.inference import arithmetic
 from app.sampler import BLOCK, PROBE_SEED, Condition, Odds, Poured
-from app.wine import COLUMNS
+from app.wine import COLUMNS, LOW_TICKS
 
 router = APIRouter(tags=["samples"])
 
 STREAM_ABOVE = 20_000  # rows; smaller answers are made whole and say their length
+PATIENCE = 2  # times the rows that a request may make, by the estimate, after which it is given up
 FORMATS = {"json": JSON, "csv": CSV, "ndjson": NDJSON, "parquet": PARQUET, "arrow": ARROW}
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -93,6 +95,9 @@ async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use:
     if limit is not None and asked.n > limit:
         detail = f"n: expected at most {limit} rows in one answer, found {asked.n}; go on with offset"
         raise InvalidInput(detail, [Fault("/query/n", detail, expected=f"at most {limit}", found=str(asked.n))])
+    if asked.offset + asked.n > noise.MAX_ROW:
+        detail = f"offset: expected the last row before {noise.MAX_ROW}, where the table ends, found {asked.offset} and {asked.n} rows"
+        raise InvalidInput(detail, [Fault("/query/offset", detail, expected=f"at most {noise.MAX_ROW - asked.n}", found=str(asked.offset))])
     include = tuple(sorted(set(asked.include)))
     model, warnings = await use.pour(lambda: _open(use, asked.model, condition, include, n=asked.n, limit=limit))
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
@@ -104,19 +109,30 @@ async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use:
         answer = Response(status_code=304 if known else 200, headers=headers | _next(pinned, None), media_type=None if known else media_type)
         del answer.headers["Content-Length"]  # that of the rows is known once they are poured
         return answer
-    blocks = _Followed(model.sampler.blocks(condition, seed=seed, offset=asked.offset, n=asked.n))
+    most = None if limit is None or not condition.ranges else PATIENCE * limit
+    blocks = _Followed(model.sampler.blocks(condition, seed=seed, offset=asked.offset, n=asked.n, most=most))
     chunks = CHUNKS[media_type](_sheets(model, blocks, include), include)
     if asked.n > STREAM_ABOVE:
         return StreamingResponse(use.stream(chunks), headers=headers | _next(pinned, None), media_type=media_type)
-    body = await use.pour(lambda: b"".join(chunks))
+    body = await (_by_steps(use, chunks, request) if condition.ranges else use.pour(lambda: b"".join(chunks)))
     return Response(body, headers=headers | _next(pinned, blocks.last), media_type=media_type)
+
+
+async def _by_steps(use: Services, chunks: Iterator[bytes], request: Request) -> bytes:
+    """All chunks, with others' work between them; no further once the client has left."""
+    made = []
+    while (chunk := await use.pour(lambda: next(chunks, None))) is not None and not await request.is_disconnected():
+        made.append(chunk)
+    return b"".join(made)
 
 
 @router.post("/samples/check", dependencies=[Depends(takes_json)])
 async def check(asked: CheckRequest, request: Request, use: UseServices) -> CheckView:
     """What a sample under these conditions would cost and rest on, before it is asked for; nothing is poured."""
     limit = None if authorised(request, use.settings) else use.settings.max_rows
-    return await use.pour(lambda: _check(use, asked, limit))
+    model = await use.pour(lambda: use.cellar.get(asked.model))
+    held, why = await run_in_threadpool(_training_rows, use, model, asked.condition())
+    return await use.pour(lambda: _check(model, asked, limit, held, why))
 
 
 class _Followed:
@@ -127,7 +143,7 @@ class _Followed:
 
     def __iter__(self) -> Iterator[Poured]:
         for block in self._blocks:
-            self.last = int(block.rows[-1])
+            self.last = int(block.rows[-1]) if len(block.rows) else self.last
             yield block
 
 
@@ -149,7 +165,9 @@ def _open(use: Services, name: str, condition: Condition, include: tuple[str, ..
     if condition.ranges:
         odds = model.sampler.odds(condition)
         if (reason := _too_much(odds, n, limit)) is not None:
-            raise InvalidInput(reason, [Fault(f"/query/{odds.binding}_min", reason, expected="limits that more rows pass", found=_shown(odds))])
+            binding = next(r for r in condition.ranges if r.name == odds.binding)
+            end = "min" if binding.low > LOW_TICKS[binding.column] else "max"
+            raise InvalidInput(reason, [Fault(f"/query/{binding.name}_{end}", reason, expected="limits that more rows pass", found=_shown(odds))])
     return model, warnings
 
 
@@ -158,6 +176,8 @@ def _too_much(odds: Odds, n: int, limit: int | None) -> str | None:
     needed = odds.rows_for(n)
     if needed is not None and (limit is None or needed <= limit):
         return None
+    if not odds.without:
+        return f"n: expected at most {limit} rows in one answer, found {n}"
     loosen = ", ".join(f"{name} ({passed / odds.probed:.2%})" for name, passed in odds.without.items())
     advice = f"share that would pass without the limits of: {loosen}"
     if needed is None or limit is None:
@@ -170,15 +190,13 @@ def _shown(odds: Odds) -> str:
     return f"{odds.passed} of {odds.probed} rows"
 
 
-def _check(use: Services, asked: Any, limit: int | None) -> CheckView:
+def _check(model: OpenModel, asked: Any, limit: int | None, held: int | None, why: str | None) -> CheckView:
     condition: Condition = asked.condition()
-    model = use.cellar.get(asked.model)
     warnings = model.sampler.check(condition)
     odds = model.sampler.odds(condition)
     reason = _too_much(odds, asked.n, limit)
     if condition.ranges and reason is None and odds.passed < asked.n and odds.share < 1:
         warnings.append(f"the share is an estimate from {_shown(odds)}")
-    held, why = _training_rows(use, model, condition)
     needed = odds.rows_for(asked.n)
     return CheckView(
         feasible=reason is None,

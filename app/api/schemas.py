@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, computed_field, create_model, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, computed_field, create_model, field_validator
 
 from app import jobs, leaderboard
 from app.bundle import Measure, Report
+from app.errors import Fault, InvalidInput
 from app.jobs import Promote
 from app.noise import MAX_ROW, MAX_SEED
 from app.params import METHODS
@@ -80,6 +81,8 @@ class TrainRequest(Request):
 class _Conditions(Request):
     """What rows must be."""
 
+    _place: ClassVar[str] = "query"
+
     quality: list[Quality] = Field([], max_length=11, description="repeatable; none: as `mix` says")
     type: list[Type] = Field([], max_length=2, description="repeatable; none: the training data's own mix")
     mix: Literal["data", "balanced"] = Field(
@@ -87,7 +90,7 @@ class _Conditions(Request):
     )
 
     def condition(self) -> Condition:
-        """The same, in ticks and without repeats."""
+        """The same, in ticks and without repeats; ``InvalidInput`` for limits that no value of the grid is between."""
         ranges = (self._range(j, column) for j, column in enumerate(COLUMNS))
         return Condition(tuple(sorted(set(self.quality))), tuple(sorted(set(self.type))), tuple(r for r in ranges if r), self.mix == "balanced")
 
@@ -98,16 +101,12 @@ class _Conditions(Request):
         # limits between two points of the grid move inwards; the small number is there for decimals that no float holds
         lowest = LOW_TICKS[j] if low is None else math.ceil(low * column.scale - ROUNDING)
         highest = HIGH_TICKS[j] if high is None else math.floor(high * column.scale + ROUNDING)
+        if lowest > highest:
+            name = f"{column.name}_min"
+            expected = f"limits with a value of the grid (steps of {1 / column.scale:g}) between them"
+            detail = f"{name}, {column.name}_max: expected {expected}, found {low:g} and {high:g}"
+            raise InvalidInput(detail, [Fault(f"/{self._place}/{name}", detail, expected=expected, found=f"{low:g} and {high:g}")])
         return Range(j, int(lowest), int(highest))
-
-    @model_validator(mode="after")
-    def _some_value_is_left(self) -> Self:
-        for j, column in enumerate(COLUMNS):
-            if (found := self._range(j, column)) is not None and found.low > found.high:
-                low, high = (getattr(self, f"{column.name}_{end}") for end in ("min", "max"))
-                grid = f"limits with a value of the grid (steps of {1 / column.scale:g}) between them"
-                raise ValueError(f"{column.name}_min, {column.name}_max: expected {grid}, found {low} and {high}")
-        return self
 
 
 _LIMITS: dict[str, Any] = {
@@ -133,6 +132,8 @@ SampleQuery = create_model("SampleQuery", __base__=_SampleQuery, __doc__=_Sample
 
 class _CheckRequest(_Conditions):
     """A sample that somebody thinks of asking for."""
+
+    _place: ClassVar[str] = "body"
 
     n: int = Field(100, ge=1, description="rows")
     model: Name = Field("champion", description="a model's id or an alias")

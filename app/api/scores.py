@@ -20,7 +20,7 @@ from app.api.schemas import ReasonView, ScoreAnswer, ScoreQuery, ScoreRequest, S
 from app.api.services import Services, UseServices
 from app.cellar import OpenModel
 from app.copula import Reason
-from app.errors import Conflict, Fault, InvalidInput, TooLarge
+from app.errors import Conflict, Fault, InvalidInput
 from app.faults import faults_of
 from app.formats import ARROW, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet
 from app.scorer import Scores
@@ -115,14 +115,12 @@ async def _sent(chunks: AsyncIterator[bytes], file: BinaryIO) -> AsyncIterator[b
 
 
 def _check(file: BinaryIO, came: str, limit: int, model: OpenModel) -> None:
-    """Reads the table through; ``InvalidInput`` for a cell that is no wine's, a type that the model never saw, or no row at all, ``TooLarge`` for too many."""
+    """Reads the table through; ``InvalidInput`` for a cell that is no wine's, a type that the model never saw, or no row; else as ``tables.parts``."""
     file.seek(0)
     rows = 0
-    for part in tables.parts(file, came):
+    for part in tables.parts(file, came, most=limit):
         model.scorer.check(part.wines, first=rows)
         rows += len(part.wines)
-        if rows > limit:
-            raise TooLarge(f"expected a table of at most {limit} rows, found more; a deployment may raise CUVEE_MAX_ROWS")
     if rows == 0:
         raise InvalidInput("expected a table with at least one row, found none", [Fault("/body", "expected at least one row", expected="rows", found="none")])
 

@@ -33,9 +33,13 @@ class Services:
         return await asyncio.get_running_loop().run_in_executor(self.pouring, work)
 
     async def stream(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-        """The chunks, each made on the pouring thread when the client has taken the one before."""
-        while chunk := await self.pour(lambda: next(chunks, b"")):
-            yield chunk
+        """The chunks, each made on the pouring thread when the client has taken the one before; between two, others have their turn.
+
+        An empty one is a step that made nothing yet.
+        """
+        while (chunk := await self.pour(lambda: next(chunks, None))) is not None:
+            if chunk:
+                yield chunk
 
 
 def services(request: Request) -> Services:
@@ -45,12 +49,12 @@ def services(request: Request) -> Services:
 
 
 def authorised(request: Request, settings: Settings) -> bool:
-    """Whether the request carries the deployment's token; ``Unauthorised`` if it carries another one."""
+    """Whether the request carries the deployment's token, where it has one; ``Unauthorised`` if it carries another."""
     given = request.headers.get("authorization")
-    if given is None:
+    if given is None or settings.token is None:
         return False
-    token = settings.token.get_secret_value() if settings.token else ""
-    if not token or not compare_digest(given.encode(), f"Bearer {token}".encode()):
+    scheme, _, token = given.partition(" ")
+    if scheme.lower() != "bearer" or not compare_digest(token.strip().encode(), settings.token.get_secret_value().encode()):
         raise Unauthorised("expected 'Authorization: Bearer' with this deployment's CUVEE_TOKEN, found another one; without the header the usual limits hold")
     return True
 

@@ -155,14 +155,17 @@ def _finished(encoder: Encoder, decoder: Generator, data: TrainingSet, params: A
     latents = encoder(wines.fields, wines.condition)
     if not bool(latents.isfinite().all()):
         raise TrainingRefused(f"the training diverged: wines are encoded into numbers that are not finite; {STEADIER}")
-    mean, std = latents.mean(0), latents.std(0).clamp_min(COLLAPSED)
+    weight = _weights(wines, rows)
+    mean = weight @ latents
+    std = (weight @ (latents - mean).square()).sqrt().clamp_min(COLLAPSED)
     _standardise(encoder, decoder, mean, std)
     latents = (latents - mean) / std
     density = _prior(mean, std) if params.variational else _density(latents, wines, params, rows=rows)
     missed = wines.fields - decoder(latents, wines.condition)
-    if (error := float(missed.square().mean())) > DIVERGED:
+    errors = weight @ missed.square()  # (11,)
+    if (error := float(errors.mean())) > DIVERGED:
         raise TrainingRefused(f"the training diverged: wines come back {error:.3g} off (mean square, in normal scores; a constant has about 1); {STEADIER}")
-    findings = {"squared error of training wines": dict(zip(FIELDS, missed.square().mean(0).tolist(), strict=True))}
+    findings = {"squared error of training wines": dict(zip(FIELDS, errors.tolist(), strict=True))}
     source = Decoded(density, decoder, params.output_noise * _factors(missed, wines))
     return _Finished(encoder, source, findings)
 
@@ -171,6 +174,13 @@ def _drawn(data: TrainingSet, rows: list[int], random: torch.Generator) -> Batch
     """Some of each type's ``rows``, on the CPU: each type by itself, so that a rare one has enough for a density of its own."""
     drawn = [data.of_type(bool(t), min(max(DRAWS * n, LEAST_DRAWS), MAX_DRAWS), random) for t, n in enumerate(rows) if n]
     return Batch(**{name: torch.cat([getattr(batch, name) for batch in drawn]).cpu() for name in Batch.__dataclass_fields__})
+
+
+def _weights(wines: Batch, rows: list[int]) -> Tensor:
+    """How much each of the drawn ``wines`` counts, (rows,), summing to 1, so that the types count as often as among the training ``rows``."""
+    red = (wines.condition[:, -1] > 0).long()
+    each = torch.tensor([n / max(1, int((red == t).sum())) for t, n in enumerate(rows)])
+    return each[red] / sum(rows)
 
 
 def _means_only(encoder: Encoder, latents: int) -> Encoder:
