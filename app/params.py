@@ -69,7 +69,7 @@ class GanParams(FromClassifierParams):
 
     blend: Literal[1, 2, 4, 8] = Field(1, description="GANs trained side by side; their generators pour in turn")
     autoencoder: bool = Field(
-        True, description="an autoencoder trained beside them pours one run of rows in four: what errs otherwise mixes nearer to the truth"
+        True, description="an autoencoder trained beside them pours every other run of 16 rows: it errs otherwise, and the mix is of more use"
     )
     autoencoder_steps: int = Field(1500, ge=1, le=1_000_000, description="its steps")
     discriminators: int = Field(2, ge=1, le=8, description="of each GAN; its generator follows their mean")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +20,6 @@ from app import copula, migrations, registry
 from app.bundle import Bundle, pack, unpack
 from app.db import Database
 from app.formats import ARROW, CHUNKS, CSV, NDJSON, PARQUET, Sheet, to_csv
-from app.scorer import Scorer
 from app.settings import Settings
 from app.split import split
 from app.wine import COLUMNS, FREE_SO2, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, NAMES, TOTAL_SO2, Wines
@@ -185,9 +186,88 @@ def wines_of(row: Mapping[Any, Any], like: Wines) -> Wines:
     return Wines(ticks, like.quality[:1], like.red[:1])
 
 
-def test_a_model_from_before_reasons_says_so(api: httpx.Client, starter: Bundle, few_wines: Wines) -> None:
-    old = Scorer(Bundle("old", "old", starter.manifest.model_copy(update={"copulas": {}}), starter.parts))
-    assert not old.explains
+def test_a_model_from_before_reasons_says_so(api: httpx.Client, tmp_path: Path, starter: Bundle, few_wines: Wines) -> None:
+    old = pack(starter.manifest.model_copy(update={"copulas": {}, "format": 2}), starter.parts)
+    url = f"sqlite:///{tmp_path}/old.db"
+    database = Database(url)
+    migrations.upgrade(database)
+    with database.write() as tx:
+        registry.publish(tx, unpack(old), old, job_id=None)
+        registry.point(tx, "champion", unpack(old).id, reason="there is no other")
+    database.close()
+    with serve(Settings(database_url=url, download=False)) as client:
+        for sent in (
+            {"json": {"rows": frame_of(few_wines).head(2).to_dict("records"), "explain": True}},
+            {"content": to_csv(few_wines), "params": {"explain": "true"}},
+        ):
+            answer = client.post("/score", headers={"Content-Type": "application/json" if "json" in sent else CSV}, **sent)
+            assert answer.status_code == 409
+            assert "was made before models could give reasons; train it again, or leave out explain" in answer.json()["detail"]
+
+
+WINE = {"fixed_acidity": 7.4, "volatile_acidity": 0.7, "citric_acid": 0.0, "residual_sugar": 1.9, "chlorides": 0.076, "free_sulfur_dioxide": 11.0}
+WINE |= {"total_sulfur_dioxide": 34.0, "density": 0.9978, "pH": 3.51, "sulphates": 0.56, "alcohol": 9.4, "quality": 5}
+
+
+def arrow(columns: dict[str, pa.Array], options: pa.ipc.IpcWriteOptions | None = None) -> bytes:
+    """A stream of one batch."""
+    batch, sink = pa.record_batch(columns), io.BytesIO()
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def wines_like(rows: int, type_: pa.Array | None = None) -> dict[str, pa.Array]:
+    """Columns of equal wines."""
+    return {name: pa.array(np.full(rows, value)) for name, value in WINE.items()} | {"type": pa.array(["red"] * rows) if type_ is None else type_}
+
+
+def lying() -> bytes:
+    """A stream whose only text claims to end far behind the stream."""
+    stream = arrow(wines_like(1, pa.array(["r" * 123_457])))
+    text = stream.index(b"r" * 1000)
+    at = stream.rindex((123_457).to_bytes(4, "little"), 0, text)
+    return stream[:at] + (2_000_000_000).to_bytes(4, "little") + stream[at + 4 :]
+
+
+def long_text(came: str) -> bytes:
+    """Many rows of one very long type."""
+    repeated = pa.DictionaryArray.from_arrays(np.zeros(2000, dtype=np.int32), pa.array(["r" * 200_000]))
+    if came == "arrow":
+        return arrow(wines_like(2000, repeated))
+    sink = io.BytesIO()
+    pq.write_table(pa.table(wines_like(2000, repeated)), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("came", "body", "said"),
+    [
+        ("arrow", lying, "is damaged"),
+        ("arrow", lambda: arrow({name: pa.nulls(20_000_000) for name in NAMES}), "expected a column of numbers, found null"),
+        ("arrow", lambda: arrow(wines_like(1000), pa.ipc.IpcWriteOptions(compression="zstd")), "expected an Arrow stream without compression"),
+        ("arrow", lambda: arrow(wines_like(3) | {"pH": pa.array([2**62] * 3, pa.timestamp("us"))}), "pH: expected a column of numbers, found timestamp"),
+        ("arrow", lambda: arrow(wines_like(3) | {"pH": pa.array([[1.0]] * 3)}), "pH: expected a column of numbers, found list"),
+        ("arrow", lambda: long_text("arrow"), "the table has cells that are not a wine's"),
+        ("parquet", lambda: long_text("parquet"), "the table has cells that are not a wine's"),
+        ("ndjson", lambda: json.dumps(WINE | {"type": "red"}).replace("9.4", "1" * 400).encode(), "the table has cells that are not a wine's"),
+        ("ndjson", lambda: b"[" * 100_000, "expected a JSON object"),
+    ],
+)
+def test_a_table_that_means_harm_is_refused_in_words_and_the_service_goes_on(api: httpx.Client, came: str, body: Callable[[], bytes], said: str) -> None:
+    answer = api.post("/score", content=body(), headers={"Content-Type": TABLES[came]})
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+    assert len(answer.content) < 20_000  # no long text is echoed
+    assert api.get("/healthz").status_code == 200
+
+
+def test_a_long_stream_of_small_batches_is_refused_where_it_becomes_too_long(api: httpx.Client) -> None:
+    batch, sink = pa.record_batch(wines_like(100)), io.BytesIO()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        for _ in range(LIMIT // 100 + 1):
+            writer.write_batch(batch)
+    assert api.post("/score", content=sink.getvalue(), headers={"Content-Type": ARROW}).status_code == 413
 
 
 def tampered(wines: Wines, spread: NDArray[np.float64], how: float, random: np.random.Generator) -> tuple[Wines, NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from app import datasets, migrations, registry
 from app.bundle import Bundle, unpack
 from app.db import Database
-from app.sampler import BLOCK, Condition, Range, Sampler
+from app.noise import MAX_ROW
+from app.sampler import BLOCK, PROBE_SEED, Condition, Range, Sampler
 from app.settings import Settings
 from app.wine import COLUMNS, MEASUREMENTS, Wines
 from tests.conftest import Silent, assignment, csv_of, serve
+from tests.test_api_samples import serve_starter
 from worker.pipeline import work
 
 ALCOHOL, PH = MEASUREMENTS.index("alcohol"), MEASUREMENTS.index("pH")
@@ -241,3 +244,35 @@ def test_head_says_what_get_would_and_pours_nothing(api: httpx.Client) -> None:
     assert (head.status_code, head.content) == (200, b"")
     for name in ("etag", "content-location", "cuvee-model", "cuvee-seed", "link", "content-type"):
         assert head.headers[name] == get.headers[name]
+
+
+def test_limits_around_one_lucky_row_are_given_up_in_words_and_others_are_served_meanwhile(api: httpx.Client) -> None:
+    (wine,) = pour(api, f"n=1&seed={PROBE_SEED}").json()
+    limits = "&".join(f"{name}_{end}={wine[name]}" for name in MEASUREMENTS for end in ("min", "max"))
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(httpx.get(f"{api.base_url}/samples?n=1&seed=7&{limits}", timeout=60)))
+    asking.start()
+    while asking.is_alive():
+        assert len(pour(api, "n=1").json()) == 1
+    assert answers[0].status_code == 422
+    assert answers[0].json()["detail"].startswith("n: expected 1 rows within the limits, found 0 of them among")
+
+
+def test_rows_behind_the_end_of_the_table_are_refused(api: httpx.Client) -> None:
+    assert api.get(f"/samples?n=1&offset={MAX_ROW - 1}").status_code == 200
+    answer = api.get(f"/samples?n=2&offset={MAX_ROW - 1}")
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/query/offset")
+
+
+def test_the_limit_that_binds_is_the_one_that_is_pointed_at(api: httpx.Client) -> None:
+    assert api.get("/samples?n=1&alcohol_max=6&pH_min=2.5").json()["errors"][0]["pointer"] == "/query/alcohol_max"
+
+
+def test_credentials_for_somebody_else_are_no_matter_where_there_is_no_token(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with serve_starter(tmp_path_factory.mktemp("no-token")) as client:
+        assert client.get("/samples?n=1", headers={"Authorization": "Basic d2luZQ=="}).status_code == 200
+
+
+def test_a_refused_token_comes_with_the_challenge_and_the_scheme_in_any_case(api: httpx.Client) -> None:
+    assert api.get("/samples?n=1", headers={"Authorization": "Bearer grapes"}).headers["www-authenticate"] == "Bearer"
+    assert api.get(f"/samples?n={LIMIT + 1}&format=csv", headers={"Authorization": f"bearer {TOKEN}"}).status_code == 200

@@ -30,7 +30,7 @@ from worker.training import Batch, Metrics, Run, Trained, TrainingSet
 BETAS = (0.0, 0.99)  # R3GAN, table 8: no momentum on the first moment
 CONSTANT_UNTIL = 0.4  # share of the steps at the peak rate, before the cosine
 FINAL_RATE = 0.03  # of the peak
-GAN_TURNS = 3  # runs of rows that each GAN pours before the autoencoder pours one (docs/experiments.md, 33)
+GAN_TURNS = 1  # runs of rows that each GAN pours before the autoencoder pours one (docs/experiments.md, 33)
 
 
 class _Game:
