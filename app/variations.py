@@ -92,6 +92,12 @@ class Variations:
             ticks[part] = self._decode(u[: part.stop - first], red[part])
         return Wines(ticks, quality, red)
 
+    def missed(self, wines: Wines) -> list[float]:
+        """How far each wine is from its own reconstruction: mean absolute difference of its fields, in normal scores (standard deviations, about)."""
+        again = self.decode(self.encode(wines), wines.quality, wines.red)
+        errors: list[float] = np.abs(self._codec.scores(again) - self._codec.scores(wines)).mean(1).astype(np.float64).tolist()
+        return errors
+
     def vary(self, wines: Wines, *, n: int, spread: float, quality: int | None, seed: int) -> Wines:
         """``n`` wines near one wine, or along the straight way between two, ends included.
 

@@ -173,3 +173,15 @@ def test_an_autoencoder_scores_wines_by_its_critic_and_predicts_no_quality(api: 
 
 def test_an_autoencoder_pours_like_any_model(api: httpx.Client) -> None:
     assert len(api.get("/samples?model=autoencoder&n=50&quality=6&seed=1").json()) == 50
+
+
+def test_an_answer_says_how_far_each_wine_is_from_its_reconstruction(api: httpx.Client) -> None:
+    def errors(*rows: dict[str, Any]) -> list[float]:
+        answer = api.post("/variations", json={"rows": rows, "spread": 0})
+        return [float(error) for error in answer.headers["cuvee-reconstruction-error"].split(", ")]
+
+    (of_one,) = errors(WHITE)
+    again = vary(api, WHITE, spread=0, n=1)[0]
+    assert of_one > 0
+    assert errors(again, WHITE)[1] == of_one
+    assert len(errors(WHITE, again)) == 2

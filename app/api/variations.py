@@ -33,6 +33,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         },
         "headers": {
             "Cuvee-Model": {"description": "the model that varied them", "schema": {"type": "string"}},
+            "Cuvee-Reconstruction-Error": {
+                "description": "how far each given wine is from its own reconstruction: mean over the measurements, in standard deviations, about",
+                "schema": {"type": "string"},
+            },
             "Cuvee-Seed": {"description": "the seed of the directions", "schema": {"type": "integer"}},
         },
     },
@@ -45,15 +49,16 @@ async def variations(asked: VariationsRequest, request: Request, use: UseService
 
     The wine is encoded, moved by `spread` in as many random directions as wines are asked for, and decoded with its
     type and its quality, or with another `quality`: the same wine, made worse or better. With `spread` 0 what comes
-    back is its own reconstruction, which differs from it by what the bottleneck loses; the model's report has that
-    loss as `reconstruction error`. Two wines must be of one type. The same request with the same seed and model has
+    back is its own reconstruction, which differs from it by what the bottleneck loses: `Cuvee-Reconstruction-Error` says
+    how much, and the model's report what it is on wines never seen. Two wines must be of one type. The same request with the same seed and model has
     the same answer, and the wines near a wine are the same ones however many are asked for.
     """
     _check(asked)
     media_type = media_type_of(request, asked.format, FORMATS)
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
-    model_id, varied, warnings = await use.pour(lambda: _vary(use, asked, seed))
-    headers = {"Cuvee-Model": model_id, "Cuvee-Seed": str(seed), "Vary": "Accept", **warning_header(warnings)}
+    model_id, varied, missed, warnings = await use.pour(lambda: _vary(use, asked, seed))
+    headers = {"Cuvee-Model": model_id, "Cuvee-Seed": str(seed), "Cuvee-Reconstruction-Error": ", ".join(f"{error:.3f}" for error in missed)}
+    headers |= {"Vary": "Accept", **warning_header(warnings)}
     return Response(b"".join(CHUNKS[media_type]([Sheet(varied)], ())), headers=headers, media_type=media_type)
 
 
@@ -70,7 +75,8 @@ def _check(asked: VariationsRequest) -> None:
         raise InvalidInput(detail, [Fault("/body/n", detail, expected="at least 2", found=str(asked.count))])
 
 
-def _vary(use: Services, asked: VariationsRequest, seed: int) -> tuple[str, Wines, list[str]]:
+def _vary(use: Services, asked: VariationsRequest, seed: int) -> tuple[str, Wines, list[float], list[str]]:
+    """The model's id, the wines, how far each given one is from its reconstruction, and what must be said of them."""
     try:
         model = use.cellar.get(asked.model)
     except NotFound as error:
@@ -80,4 +86,4 @@ def _vary(use: Services, asked: VariationsRequest, seed: int) -> tuple[str, Wine
     wines = wines_of(asked.rows)
     warnings = model.variations.check(wines, quality=asked.quality)
     varied = model.variations.vary(wines, n=asked.count, spread=asked.distance, quality=asked.quality, seed=seed)
-    return model.bundle.id, varied, warnings
+    return model.bundle.id, varied, model.variations.missed(wines), warnings
