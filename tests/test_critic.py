@@ -29,8 +29,8 @@ Judge = Callable[[Wines], Floats]
 
 @pytest.fixture(scope="module")
 def model(starter_wines: Wines) -> Bundle:
-    """A tiny GAN's bundle, trained on a thousand wines."""
-    return unpack(work(assignment(starter_wines.take(slice(0, 1000))), Silent()))
+    """A tiny GAN's bundle, trained on a thousand wines, with no autoencoder beside it that knows better."""
+    return unpack(work(assignment(starter_wines.take(slice(0, 1000)), autoencoder=False), Silent()))
 
 
 @pytest.fixture(scope="module")
