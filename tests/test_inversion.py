@@ -19,7 +19,7 @@ from app.sampler import Condition, Sampler
 from app.tables import read_csv
 from app.wine import FREE_SO2, TOTAL_SO2, TYPES, Wines
 from tests.conftest import Silent, assignment
-from tests.test_methods import CPU, Recorder
+from tests.test_methods import Recorder
 from tests.test_search import SHAPE, confidence
 from worker import pool
 from worker.checkpoint import weights
@@ -39,12 +39,6 @@ class Inverted:
     findings: Findings
     length: float
     run: Recorder
-
-
-@pytest.fixture(scope="module")
-def rows(few_wines: Wines) -> TrainingSet:
-    """The rows as a method is given them."""
-    return TrainingSet(few_wines, codec.fit(few_wines), CPU)
 
 
 @pytest.fixture(scope="module")

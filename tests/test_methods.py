@@ -86,12 +86,6 @@ class Recorder:
             self.states.append(state())
 
 
-@pytest.fixture(scope="module")
-def rows(few_wines: Wines) -> TrainingSet:
-    """The rows as a method is given them."""
-    return TrainingSet(few_wines, codec.fit(few_wines), CPU)
-
-
 def train(rows: TrainingSet, run: Recorder, **given: object) -> Trained:
     """A tiny GAN of sixty steps."""
     return gan.train(rows, GanParams.model_validate(tiny_params("gan") | {"steps": 60} | given), run)

@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.tables import read_csv
 from app.wine import FREE_SO2, TOTAL_SO2, TYPES, Floats, Wines
 from tests.conftest import Silent, assignment, serve
-from tests.test_methods import CPU, Recorder
+from tests.test_methods import Recorder
 from worker import pool
 from worker.checkpoint import weights
 from worker.methods import classifier, search
@@ -42,12 +42,6 @@ class Found:
     pool: Wines
     findings: Findings
     run: Recorder = field(default_factory=Recorder)
-
-
-@pytest.fixture(scope="module")
-def rows(few_wines: Wines) -> TrainingSet:
-    """The rows as a method is given them."""
-    return TrainingSet(few_wines, codec.fit(few_wines), CPU)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from app.api.schemas import ReasonView, ScoreAnswer, ScoreQuery, ScoreRequest, S
 from app.api.services import Services, UseServices
 from app.cellar import OpenModel
 from app.copula import Reason
-from app.errors import Conflict, Fault, InvalidInput
+from app.errors import Fault, InvalidInput
 from app.faults import faults_of
 from app.formats import ARROW, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet
 from app.scorer import Scores
@@ -127,8 +127,8 @@ def _check(file: BinaryIO, came: str, limit: int, model: OpenModel) -> None:
 
 def _columns(model: OpenModel, *, explain: bool) -> tuple[str, ...]:
     """The columns that this model can fill, in their order; ``Conflict`` if it can't explain."""
-    if explain and not model.scorer.explains:
-        raise Conflict(f"model {model.bundle.id} was made before models could give reasons; train it again, or leave out explain")
+    if explain:
+        model.scorer.check_reasons()
     told = tuple(name for name in Scores.__dataclass_fields__ if name in model.scorer.columns)
     return told + (("reason", "reason_expected") if explain else ())
 
