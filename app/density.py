@@ -7,6 +7,7 @@ to learn from a few thousand rows. So models learn what is left of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,7 +19,7 @@ _PAIRS = np.triu_indices(len(COLUMNS) - 1)
 
 @dataclass(frozen=True)
 class DensityModel:
-    """Density (g/dm3) of one type from its other ten fields: standardise, square, standardise, one dot product."""
+    """Density (g/dm3) of one type from its other ten fields: a polynomial of the second degree, in the terms that it was fitted in."""
 
     mean: Floats  # (10,)
     std: Floats  # (10,)
@@ -29,8 +30,17 @@ class DensityModel:
 
     def predict(self, others: Floats) -> Floats:
         """g/dm3, (rows,), from the other ten fields in ticks, (rows, 10)."""
-        features = _quadratic((others - self.mean) / self.std)  # (rows, 65)
-        return np.asarray((features - self.feature_mean) / self.feature_std @ self.weights + self.intercept)
+        z = (others - self.mean) / self.std
+        products, linear, constant = self._form
+        return np.asarray(((z @ products + linear) * z).sum(1) + constant)
+
+    @cached_property
+    def _form(self) -> tuple[Floats, Floats, float]:
+        """The same as products (10, 10), linear (10,) and constant terms, the features unmade: every row poured goes through here."""
+        weights = self.weights / self.feature_std
+        products = np.zeros((len(self.mean), len(self.mean)))
+        products[_PAIRS] = weights[len(self.mean) :]
+        return products, weights[: len(self.mean)], float(self.intercept - self.feature_mean @ weights)
 
 
 def fit_density(others: Floats, density: Floats) -> DensityModel:

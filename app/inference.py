@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report their use to their maker, from their import on
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 
+@cache
 def arithmetic() -> str:
     """What the bits of a result depend on beside the graph and its inputs."""
     return f"onnxruntime {ort.__version__}, numpy {np.__version__}, {platform.machine()}"

@@ -14,7 +14,8 @@ from fastapi_offline import FastAPIOffline
 from app import __version__, migrations
 from app.api import datasets, health, jobs, leaderboard, models, problems, samples, scores, variations
 from app.api.answers import Compressed
-from app.api.bodies import BodyLimit, no_strangers
+from app.api.bodies import BodyLimit
+from app.api.queries import no_strangers
 from app.api.services import Services
 from app.cellar import Cellar
 from app.db import Database

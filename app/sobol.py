@@ -67,47 +67,62 @@ def points(seed: int, first: int, count: int) -> Words:
     """Points ``first`` to ``first + count - 1`` of the sequence that ``seed`` names, (count, DIMS), uniform over 32 bits."""
     if count == 0:
         return np.empty((0, DIMS), dtype=np.uint32)
-    directions, ready = _sequence(seed)
     runs = range(first >> _LOW_BITS, (first + count - 1 >> _LOW_BITS) + 1)
     start = first - (runs.start << _LOW_BITS)
-    return np.concatenate([ready ^ _start_of(run, directions) for run in runs])[start : start + count]
+    return np.concatenate([_first_run(seed) ^ _start_of(run, seed) for run in runs])[start : start + count]
 
 
-def _start_of(run: int, directions: Words) -> Words:
+def _start_of(run: int, seed: int) -> Words:
     """What all points of a run of 2^9 have in common, (DIMS,)."""
-    chosen = [bit for bit in range(run.bit_length()) if run >> bit & 1]
-    common: Words = np.bitwise_xor.reduce(directions[_LOW_BITS:][chosen], axis=0)
+    chosen = [_LOW_BITS + bit for bit in range(run.bit_length()) if run >> bit & 1]
+    common: Words = np.bitwise_xor.reduce(_sequence(seed, _LOW_BITS + run.bit_length())[chosen], axis=0)
     return common
 
 
 @lru_cache(maxsize=64)
-def _sequence(seed: int) -> tuple[Words, Words]:
-    """The scrambled directions of this seed, (_ROW_BITS, DIMS), and its points 0 to 2^9 - 1."""
+def _first_run(seed: int) -> Words:
+    """The points 0 to 2^9 - 1 of this seed, (2^9, DIMS)."""
+    shift, _, _ = _random(seed)
+    ready = shift[None]
+    for direction in _sequence(seed, _LOW_BITS)[:_LOW_BITS]:
+        ready = np.concatenate([ready, ready ^ direction])
+    return ready
+
+
+def _sequence(seed: int, bits: int) -> Words:
+    """The scrambled directions of this seed, (at least ``bits``, DIMS): most requests are for few rows, which rest on few."""
+    return _scrambled_directions(seed, min(-(-bits // _LOW_BITS) * _LOW_BITS, _ROW_BITS))
+
+
+@lru_cache(maxsize=64)
+def _scrambled_directions(seed: int, bits: int) -> Words:
+    _, mixing, order = _random(seed)
+    return _reordered(_scrambled(_directions()[:bits], mixing), order)
+
+
+def _random(seed: int) -> tuple[Words, Words, NDArray[np.uint64]]:
+    """What a seed decides: the shift of all points, (DIMS,), how bits mix, (_WIDTH, DIMS), and the order of the points, (_ROW_BITS,)."""
     stream = np.random.Philox(key=seed)
     shift, *mixing = (stream.random_raw((_WIDTH + 1) * DIMS).reshape(_WIDTH + 1, DIMS) >> np.uint64(32)).astype(np.uint32)
-    directions = _reordered(_scrambled(np.array(mixing)), stream.random_raw(_ROW_BITS))
-    ready = shift[None]
-    for bit in range(_LOW_BITS):
-        ready = np.concatenate([ready, ready ^ directions[bit]])
-    return directions, ready
+    return shift, np.array(mixing), stream.random_raw(_ROW_BITS)
 
 
-def _scrambled(mixing: Words) -> Words:
-    """The directions times a random lower triangular matrix of bits, the diagonal ones: bit i takes in any of the bits before it."""
-    plain = _directions()
-    mixed = np.zeros_like(plain)
-    for i, row in enumerate(mixing):  # (DIMS,) random bits
-        place = np.uint32(_WIDTH - 1 - i)
-        before = np.uint32(2**_WIDTH - 2 ** (int(place) + 1))
-        mask = (row & before) | np.uint32(1) << place
-        mixed |= (np.bitwise_count(plain & mask) & np.uint8(1)).astype(np.uint32) << place
+_PLACES = np.arange(_WIDTH - 1, -1, -1, dtype=np.uint32)[:, None]  # of the bits, the highest first
+_BEFORE = np.uint32(2**_WIDTH - 1) << _PLACES << np.uint32(1)  # the bits that are higher
+
+
+def _scrambled(plain: Words, mixing: Words) -> Words:
+    """The directions, (bits, DIMS), times a random lower triangular matrix of bits, the diagonal ones: bit i takes in any of the bits before it."""
+    masks = (mixing & _BEFORE) | np.uint32(1) << _PLACES  # (_WIDTH, DIMS)
+    parities = (np.bitwise_count(plain[:, None] & masks) & np.uint8(1)).astype(np.uint32)  # (bits, _WIDTH, DIMS)
+    mixed: Words = np.bitwise_or.reduce(parities << _PLACES, axis=1)
     return mixed
 
 
 def _reordered(directions: Words, order: NDArray[np.uint64]) -> Words:
-    """The directions for another order of the points: each bit of a row's index flips, or not, each bit below it."""
+    """The directions, (bits, DIMS), for another order of the points: each bit of a row's index flips, or not, each bit below it."""
     reordered = directions.copy()
-    for bit in range(1, _ROW_BITS):
+    for bit in range(1, len(directions)):
         chosen = (order[bit] >> np.arange(bit, dtype=np.uint64) & np.uint64(1)).astype(np.bool_)
         reordered[bit] ^= np.bitwise_xor.reduce(directions[:bit][chosen], axis=0)
     return reordered

@@ -6,14 +6,13 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
-from app.errors import Fault, InvalidInput, TooLarge, UnsupportedMediaType
+from app.errors import Fault, TooLarge, UnsupportedMediaType
 
 JSON_TYPES = ("application/json",)
-REPEATABLE = ("quality", "type", "include")
 CSV_TYPES = ("text/csv", "application/csv")
 
 
-def takes_json(request: Request) -> None:
+async def takes_json(request: Request) -> None:
     """``UnsupportedMediaType`` unless the body says that it is JSON."""
     check_type(request, JSON_TYPES)
 
@@ -26,19 +25,6 @@ def check_type(request: Request, accepted: tuple[str, ...]) -> None:
         expected = " or ".join(accepted)
         detail = f"expected a body of Content-Type {expected}, found {found}"
         raise UnsupportedMediaType(detail, [Fault("/header/content-type", detail, expected=expected, found=found)])
-
-
-def no_strangers(request: Request) -> None:
-    """``InvalidInput`` for query names on a call that has none, and for one given twice that is not a list."""
-    takes_some = bool(request.scope["route"].dependant.query_params)
-    faults = []
-    for name in request.query_params:
-        if not takes_some:
-            faults.append(Fault(f"/query/{name[:64]}", f"{name[:64]}: this call has no query parameters", expected="none", found=name[:64]))
-        elif name not in REPEATABLE and len(values := request.query_params.getlist(name)) > 1:
-            faults.append(Fault(f"/query/{name[:64]}", f"{name[:64]}: expected once, found {len(values)} times", expected="once", found=f"{len(values)} times"))
-    if faults:
-        raise InvalidInput("; ".join(f.detail for f in faults[:3]), faults[:20])
 
 
 class BodyLimit:

@@ -6,14 +6,16 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app import noise, provenance
+from app.api import queries
 from app.api.answers import FOR_EVER, REVALIDATE, has, media_type_of, tag_of
 from app.api.bodies import takes_json
 from app.api.schemas import CheckRequest, CheckView, Row, SampleQuery
@@ -46,6 +48,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     },
     304: {"description": "the rows that If-None-Match names"},
 }
+_PARAMETERS = queries.parameters(SampleQuery)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class _Pinned:
 
     def url(self, *, offset: int) -> str:
         """The request as a URL, from row ``offset``."""
+        before, after = self._around_offset
+        return f"{before}{offset}{after}"
+
+    @cached_property
+    def _around_offset(self) -> tuple[str, str]:
         asked = self.condition
         pairs: list[tuple[str, object]] = [("n", self.n), *(("quality", q) for q in asked.qualities), *(("type", t) for t in asked.types)]
         pairs += [("mix", "balanced")] if asked.balanced else []
@@ -69,19 +77,19 @@ class _Pinned:
             scale = COLUMNS[limit.column].scale
             pairs += [(f"{limit.name}_min", f"{limit.low / scale:g}"), (f"{limit.name}_max", f"{limit.high / scale:g}")]
         name = next(name for name, media_type in FORMATS.items() if media_type == self.media_type)
-        pairs += [*(("include", i) for i in self.include), ("seed", self.seed), ("offset", offset), ("model", self.model_id), ("format", name)]
-        return "/samples?" + urlencode(pairs)
+        pairs += [*(("include", i) for i in self.include), ("seed", self.seed)]
+        return f"/samples?{urlencode(pairs)}&offset=", "&" + urlencode([("model", self.model_id), ("format", name)])
 
-    @property
+    @cached_property
     def etag(self) -> str:
         """Strong: the bytes are a function of the pinned request, the layouts, the arithmetic of this process and who writes them."""
         by = writer() if self.media_type in BINARY else ""
         return tag_of(f"{FORMAT} {noise.LAYOUT} {arithmetic()} {by} {self.url(offset=self.offset)}")
 
 
-@router.head("/samples", include_in_schema=False)
-@router.get("/samples", responses=_RESPONSES, response_class=Response)
-async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use: UseServices) -> Response:
+@router.head("/samples", include_in_schema=False, openapi_extra=_PARAMETERS)
+@router.get("/samples", responses=_RESPONSES, response_class=Response, openapi_extra=_PARAMETERS)
+async def samples(asked: Annotated[Any, Depends(queries.read(SampleQuery))], request: Request, use: UseServices) -> Response:
     """Exactly `n` synthetic wines: a bare array, or NDJSON, CSV, Parquet, Arrow. The URL in `Content-Location` returns these very bytes for ever.
 
     With limits on measurements (`alcohol_min=12`) rows beyond them are passed over: `offset` counts positions in the
@@ -98,8 +106,33 @@ async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use:
     if asked.offset + asked.n > noise.MAX_ROW:
         detail = f"offset: expected the last row before {noise.MAX_ROW}, where the table ends, found {asked.offset} and {asked.n} rows"
         raise InvalidInput(detail, [Fault("/query/offset", detail, expected=f"at most {noise.MAX_ROW - asked.n}", found=str(asked.offset))])
+    begin = partial(_begin, use, asked, condition, request=request, media_type=media_type, limit=limit)
+    answer = await use.pour(begin)
+    if isinstance(answer, Response):
+        return answer
+    if asked.n > STREAM_ABOVE:
+        return StreamingResponse(use.stream(answer.chunks), headers=answer.headers | _next(answer.pinned, None), media_type=media_type)
+    return answer.whole(await _by_steps(use, answer.chunks, request))
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An answer whose rows are still to be poured."""
+
+    pinned: _Pinned
+    headers: dict[str, str]
+    blocks: _Followed
+    chunks: Iterator[bytes]
+
+    def whole(self, body: bytes) -> Response:
+        """The answer, now that its rows are there."""
+        return Response(body, headers=self.headers | _next(self.pinned, self.blocks.last), media_type=self.pinned.media_type)
+
+
+def _begin(use: Services, asked: Any, condition: Condition, *, request: Request, media_type: str, limit: int | None) -> Response | _Begun:
+    """The whole answer where it is a short one, so that the pouring thread is asked once; else its beginning. A typed error if it can't be met."""
     include = tuple(sorted(set(asked.include)))
-    model, warnings = await use.pour(lambda: _open(use, asked.model, condition, include, n=asked.n, limit=limit))
+    model, warnings = _open(use, asked.model, condition, include, n=asked.n, limit=limit)
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
     pinned = _Pinned(model.bundle.id, seed, asked.offset, asked.n, condition, include, media_type)
     is_pinned = asked.seed is not None and asked.model == model.bundle.id
@@ -111,11 +144,8 @@ async def samples(asked: Annotated[SampleQuery, Query()], request: Request, use:
         return answer
     most = None if limit is None or not condition.ranges else PATIENCE * limit
     blocks = _Followed(model.sampler.blocks(condition, seed=seed, offset=asked.offset, n=asked.n, most=most))
-    chunks = CHUNKS[media_type](_sheets(model, blocks, include), include)
-    if asked.n > STREAM_ABOVE:
-        return StreamingResponse(use.stream(chunks), headers=headers | _next(pinned, None), media_type=media_type)
-    body = await (_by_steps(use, chunks, request) if condition.ranges else use.pour(lambda: b"".join(chunks)))
-    return Response(body, headers=headers | _next(pinned, blocks.last), media_type=media_type)
+    begun = _Begun(pinned, headers, blocks, CHUNKS[media_type](_sheets(model, blocks, include), include))
+    return begun if condition.ranges or asked.n > STREAM_ABOVE else begun.whole(b"".join(begun.chunks))
 
 
 async def _by_steps(use: Services, chunks: Iterator[bytes], request: Request) -> bytes:

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, BinaryIO, cast
 
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app import tables
+from app.api import queries
 from app.api.answers import media_type_of
 from app.api.bodies import JSON_TYPES, check_type
 from app.api.samples import FORMATS
@@ -32,7 +33,7 @@ TABLES = (CSV, NDJSON, PARQUET, ARROW)
 SPOOL = 2**20  # bytes of a table that are kept in memory; more goes to a file that is deleted with the request
 
 _STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
-_OPENAPI: dict[str, Any] = {
+_OPENAPI: dict[str, Any] = queries.parameters(ScoreQuery) | {
     "requestBody": {
         "required": True,
         "content": {JSON: {"schema": ScoreRequest.model_json_schema()}, CSV: _STRING, NDJSON: _STRING, PARQUET: _BINARY, ARROW: _BINARY},
@@ -47,7 +48,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/score", openapi_extra=_OPENAPI, responses=_RESPONSES, response_class=Response)
-async def score(request: Request, asked: Annotated[ScoreQuery, Query()], use: UseServices) -> Response:
+async def score(request: Request, asked: Annotated[ScoreQuery, Depends(queries.read(ScoreQuery))], use: UseServices) -> Response:
     """How real each row looks to the critic (`p_real`, `percentile`) and to the discriminator, and the classifier's `predicted_quality`.
 
     The critic was taught after the GAN to tell real wines from the model's own rows, from real wines with one to

@@ -42,7 +42,7 @@ class Services:
                 yield chunk
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:  # async, or FastAPI sends it to a thread and back
     """The services of the app that serves this request."""
     found: Services = request.app.state.services
     return found
