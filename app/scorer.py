@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,9 @@ from app.errors import BundleInvalid, Conflict, Fault, InvalidInput
 from app.inference import session
 from app.wine import TYPES, Floats, Wines
 
-BLOCK = 32  # rows; networks always see this many, so a row's score does not depend on its neighbours
+WIDTHS = 256, 64, 16, 4  # rows that networks are shown at once, as far as a row's score does not depend on its neighbours then
+ALONE = 32  # rows, always as many, where it would
+FULL = 0.9  # of a block, from which on it is cheaper than the narrower ones that its rows would make
 GRAPHS = {"discriminator": DISCRIMINATOR, "critic": CRITIC}  # the judges, by the name of their calibration
 INPUTS = {"fields": len(FIELDS), "condition": CONDITION}  # of every judge: columns of each
 
@@ -38,24 +41,56 @@ class Scores:
     predicted_quality: NDArray[np.int64] | None
 
 
+class _Graph:
+    """A network over any number of rows, each of which gets the bits that it would get alone."""
+
+    def __init__(self, bundle: Bundle, part: str) -> None:
+        """``BundleInvalid`` if the network wants other inputs than wines have."""
+        self._session = session(bundle.parts[part])
+        found = {i.name: i.shape[-1] for i in self._session.get_inputs()}
+        if found != INPUTS:
+            raise BundleInvalid(f"expected {part} to take the columns {INPUTS}, found {found}")
+        self._widths = WIDTHS if self._are_alike(WIDTHS) else (ALONE,)
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        """What the network says of each row, (rows,) or (rows, outputs)."""
+        first, rows = 0, len(inputs["fields"])
+        padded = {name: np.concatenate([given, np.zeros((self._widths[0], given.shape[1]), dtype=np.float32)]) for name, given in inputs.items()}
+        said = []
+        while first < rows:
+            width = next((width for width in self._widths if rows - first >= FULL * width), self._widths[-1])
+            said.append(self._at(padded, first, width))
+            first += width
+        return np.concatenate(said)[:rows]
+
+    def _at(self, inputs: Inputs, first: int, width: int) -> NDArray[np.float32]:
+        (said,) = self._session.run(None, {name: given[first : first + width] for name, given in inputs.items()})
+        return np.asarray(said)
+
+    def _are_alike(self, widths: tuple[int, ...]) -> bool:
+        """Whether blocks of these widths, falling, give the same bits here: products of another shape may be summed in another order.
+
+        That order does not depend on the numbers, so one try with any numbers tells.
+        """
+        random = np.random.Generator(np.random.Philox(0))
+        inputs = {name: random.standard_normal((widths[0], columns), dtype=np.float32) for name, columns in INPUTS.items()}
+        pairs = itertools.pairwise(widths)
+        return all(
+            np.array_equal(self._at(inputs, 0, wide), np.concatenate([self._at(inputs, first, narrow) for first in range(0, wide, narrow)]))
+            for wide, narrow in pairs
+        )
+
+
 class _Judge:
-    """One graph and its calibration."""
+    """A graph and its calibration."""
 
     def __init__(self, bundle: Bundle, name: str) -> None:
-        """``BundleInvalid`` if there is no calibration for the graph, or it wants other inputs than judges get."""
+        """``BundleInvalid`` if there is no calibration for the graph, or as ``_Graph``."""
         calibration = bundle.manifest.calibrations.get(name)
         if calibration is None:
             raise BundleInvalid(f"expected a calibration for {GRAPHS[name]}, found those of {sorted(bundle.manifest.calibrations)}")
-        self._session = session(bundle.parts[GRAPHS[name]])
-        found = {i.name: i.shape[-1] for i in self._session.get_inputs()}
-        if found != INPUTS:
-            raise BundleInvalid(f"expected {GRAPHS[name]} to take the columns {INPUTS}, found {found}")
+        self.logits = _Graph(bundle, GRAPHS[name])
         self._calibration: Calibration = calibration
-
-    def logits(self, inputs: Inputs) -> NDArray[np.float32]:
-        """Of one block, (rows,)."""
-        (logit,) = self._session.run(None, inputs)
-        return np.asarray(logit)
 
     def p_real(self, logits: Floats) -> Floats:
         """Logits as calibrated probabilities, (rows,)."""
@@ -79,7 +114,7 @@ class Scorer:
         self._codec = codec.from_state(bundle.manifest.codec)
         self._copulas = copula.from_state(bundle.manifest.copulas)
         self._id = bundle.id
-        self._classifier = session(bundle.parts[CLASSIFIER]) if CLASSIFIER in bundle.parts else None
+        self._classifier = _Graph(bundle, CLASSIFIER) if CLASSIFIER in bundle.parts else None
 
     @property
     def columns(self) -> set[str]:
@@ -90,18 +125,12 @@ class Scorer:
     def score(self, wines: Wines) -> Scores:
         """Scores of all rows; ``InvalidInput`` for a type that the model never saw."""
         self.check(wines)
-        logits = {name: np.empty(len(wines)) for name in self._judges}
-        quality = np.empty(len(wines), dtype=np.int64) if self._classifier else None
-        for first in range(0, len(wines), BLOCK):
-            part = wines.take(slice(first, first + BLOCK))
-            at = slice(first, first + len(part))
-            fields = _filled(self._codec.scores(part))
-            asked = {"fields": fields, "condition": _filled(codec.condition(part.quality, part.red))}
-            for name, judge in self._judges.items():
-                logits[name][at] = judge.logits(asked)[: len(part)]
-            if self._classifier is not None and quality is not None:
-                (qualities,) = self._classifier.run(None, {"fields": fields, "condition": _filled(codec.neutral_condition(part.red))})
-                quality[at] = _expected(qualities[: len(part)])
+        fields = self._codec.scores(wines)
+        inputs = {"fields": fields, "condition": codec.condition(wines.quality, wines.red)}
+        logits = {name: judge.logits(inputs).astype(np.float64) for name, judge in self._judges.items()}
+        quality = None
+        if self._classifier is not None:
+            quality = _expected(self._classifier({"fields": fields, "condition": codec.neutral_condition(wines.red)}))
         said = {name: judge.p_real(logits[name]) for name, judge in self._judges.items()}
         discriminator, critic = said.get("discriminator"), said.get("critic")
         percentile = np.interp(logits["critic"], self._ranks, np.linspace(0, 1, len(self._ranks))) if critic is not None else None
@@ -131,8 +160,3 @@ def _expected(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     """The expected score, rounded, (rows,), from logits of each, (rows, 11): more often right than the most probable one (docs/experiments.md, 30)."""
     odds = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     return np.asarray(np.rint((odds * np.arange(logits.shape[1])).sum(1) / odds.sum(1)), dtype=np.int64)
-
-
-def _filled(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``rows``, (n, columns), followed by zeros up to ``BLOCK`` rows."""
-    return np.concatenate([rows, np.zeros((BLOCK - len(rows), rows.shape[1]), dtype=np.float32)])

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.errors import Fault, InvalidInput, TooLarge
 from app.formats import ARROW, CSV, NDJSON, PARQUET
@@ -24,6 +25,7 @@ LARGEST = 1e300  # a whole number beyond it may fit no float
 SHOWN = 40  # characters of a wrong cell
 _OFF_GRID = 1e-6  # ticks; a decimal read as a float is nearer than this to its tick
 
+_Read = tuple[Floats, NDArray[np.int64], NDArray[np.bool_]]  # measurements (rows, 11), quality and whether red, both (rows,)
 Cells = Sequence[Any]  # of one row, in the order of NAMES: text from CSV, JSON values, numbers from Arrow
 
 
@@ -66,7 +68,7 @@ def _csv(file: BinaryIO, most: int) -> Iterator[Table]:
         for line, cells in numbered:
             yield line, [cells[place].strip() for place in places] if len(cells) == len(NAMES) else cells
 
-    return _tables(_at_most(rows(), most), "line", _number)
+    return _tables(_at_most(rows(), most), "line", _TEXT)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
@@ -114,7 +116,7 @@ def _ndjson(file: BinaryIO, most: int) -> Iterator[Table]:
             if text.strip():
                 yield line, _cells(line, text)
 
-    return _tables(_at_most(rows(), most), "line", _json_number)
+    return _tables(_at_most(rows(), most), "line", _TYPED)
 
 
 def _cells(line: int, text: bytes) -> Cells:
@@ -140,7 +142,7 @@ def _parquet(file: BinaryIO, most: int) -> Iterator[Table]:
         _check_schema(opened.schema_arrow)
         if opened.metadata.num_rows > most:
             raise _too_many(most)
-        yield from _tables(_arrow_rows(opened.iter_batches(PART, columns=list(NAMES)), most), "row", _json_number)
+        yield from _tables(_arrow_rows(opened.iter_batches(PART, columns=list(NAMES)), most), "row", _TYPED)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"expected Parquet, found a file that is not, or is damaged: {str(error)[:200]}") from error
 
@@ -155,7 +157,7 @@ def _arrow(file: BinaryIO, most: int) -> Iterator[Table]:
         file.seek(0)
         with pa.ipc.open_stream(file) as reader:
             _check_schema(reader.schema)
-            yield from _tables(_arrow_rows(reader, most), "row", _json_number)
+            yield from _tables(_arrow_rows(reader, most), "row", _TYPED)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"expected an Arrow stream, found one that is not, or is damaged: {str(error)[:200]}") from error
 
@@ -233,25 +235,48 @@ def _too_many(most: int) -> TooLarge:
 _READERS: dict[str, Callable[[BinaryIO, int], Iterator[Table]]] = {CSV: _csv, NDJSON: _ndjson, PARQUET: _parquet, ARROW: _arrow}
 
 
-def _tables(rows: Iterator[tuple[int, Cells]], unit: str, number: Callable[[Any], float | None]) -> Iterator[Table]:
+def _tables(rows: Iterator[tuple[int, Cells]], unit: str, numbers: _Numbers) -> Iterator[Table]:
     """Rows, each with its place in the file, as tables of at most ``PART``."""
     while part := list(islice(rows, PART)):
-        faults: list[Fault] = []
-        measurements = np.empty((len(part), len(COLUMNS)))
-        quality, red = np.empty(len(part), dtype=np.int64), np.empty(len(part), dtype=np.bool_)
-        for i, (place, cells) in enumerate(part):
-            if len(cells) != len(NAMES):
-                faults.append(_fault(unit, place, None, f"{len(NAMES)} cells", f"{len(cells)} cells"))
-            else:
-                faults += _read_row(unit, place, cells, number, measurements[i])
-                quality[i], red[i] = _quality(number(cells[-2])) or 0, cells[-1] == "red"
-            if len(faults) >= MAX_FAULTS:
-                break
-        if faults:
-            raise InvalidInput("the table has cells that are not a wine's; the first are listed", faults[:MAX_FAULTS])
+        measurements, quality, red = _read_columns([cells for _, cells in part], numbers) or _read_rows(part, unit, numbers)
         ticks = to_ticks(measurements)
         off_grid = np.abs(measurements * [c.scale for c in COLUMNS] - ticks) > _OFF_GRID
         yield Table(Wines(ticks, quality, red), int(off_grid.sum()))
+
+
+def _read_columns(rows: Sequence[Cells], numbers: _Numbers) -> _Read | None:
+    """All of it at once; None where any cell may be wrong, and somebody must look at each."""
+    try:
+        *columns, types = zip(*rows, strict=True)
+        values = np.stack([numbers.many(column) for column in columns], axis=1)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if values.shape[1] != len(NAMES) - 1 or not set(types) <= set(TYPES):
+        return None
+    measurements, quality = values[:, :-1], values[:, -1]
+    within = (measurements >= [c.low for c in COLUMNS]) & (measurements <= [c.high for c in COLUMNS])  # a NaN is not
+    whole = (quality == np.rint(quality)) & (quality >= QUALITY_RANGE[0]) & (quality <= QUALITY_RANGE[1])
+    if not within.all() or not whole.all() or (measurements[:, FREE_SO2] > measurements[:, TOTAL_SO2]).any():
+        return None
+    return measurements, quality.astype(np.int64), np.array(types) == "red"
+
+
+def _read_rows(part: Sequence[tuple[int, Cells]], unit: str, numbers: _Numbers) -> _Read:
+    """Row by row; ``InvalidInput`` names the first cells that are wrong."""
+    faults: list[Fault] = []
+    measurements = np.empty((len(part), len(COLUMNS)))
+    quality, red = np.empty(len(part), dtype=np.int64), np.empty(len(part), dtype=np.bool_)
+    for i, (place, cells) in enumerate(part):
+        if len(cells) != len(NAMES):
+            faults.append(_fault(unit, place, None, f"{len(NAMES)} cells", f"{len(cells)} cells"))
+        else:
+            faults += _read_row(unit, place, cells, numbers.one, measurements[i])
+            quality[i], red[i] = _quality(numbers.one(cells[-2])) or 0, cells[-1] == "red"
+        if len(faults) >= MAX_FAULTS:
+            break
+    if faults:
+        raise InvalidInput("the table has cells that are not a wine's; the first are listed", faults[:MAX_FAULTS])
+    return measurements, quality, red
 
 
 def _read_row(unit: str, place: int, cells: Cells, number: Callable[[Any], float | None], into: Floats) -> list[Fault]:
@@ -288,6 +313,32 @@ def _json_number(cell: object) -> float | None:
     if not isinstance(cell, int | float) or isinstance(cell, bool) or abs(cell) > LARGEST:
         return None
     return float(cell) if math.isfinite(cell) else None
+
+
+def _numbers(cells: Sequence[str]) -> Floats:
+    """What ``_number`` makes of each, (rows,); ``ValueError`` where it would make nothing, but NaN and infinity pass."""
+    text = "".join(cells)
+    if "_" in text or not text.isascii():
+        raise ValueError("expected digits")
+    return np.array(cells, dtype=np.object_).astype(np.float64)
+
+
+def _json_numbers(cells: Sequence[object]) -> Floats:
+    """What ``_json_number`` makes of each, (rows,); ``ValueError`` or ``OverflowError`` where it would make nothing, but NaN and infinity pass."""
+    if not set(map(type, cells)) <= {int, float}:
+        raise ValueError("expected numbers")
+    return np.array(cells, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """How cells become numbers: ``one`` with None for what is none, ``many`` all or nothing."""
+
+    one: Callable[[Any], float | None]
+    many: Callable[[Sequence[Any]], Floats]
+
+
+_TEXT, _TYPED = _Numbers(_number, _numbers), _Numbers(_json_number, _json_numbers)
 
 
 def _quality(value: float | None) -> int | None:

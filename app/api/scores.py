@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, BinaryIO, cast
 
 import numpy as np
@@ -25,11 +26,12 @@ from app.errors import Fault, InvalidInput
 from app.faults import faults_of
 from app.formats import ARROW, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet
 from app.scorer import Scores
-from app.wine import COLUMNS, MEASUREMENTS, Wines
+from app.wine import COLUMNS, MEASUREMENTS, Wines, concatenate
 
 router = APIRouter(tags=["score"])
 
 TABLES = (CSV, NDJSON, PARQUET, ARROW)
+SHORT = 10_000  # rows of a table that is answered whole; the scores of a longer one are sent part by part
 SPOOL = 2**20  # bytes of a table that are kept in memory; more goes to a file that is deleted with the request
 
 _STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
@@ -82,14 +84,8 @@ async def _score_rows(body: bytes, asked: ScoreQuery, use: Services, goes: str) 
         limit = use.settings.max_score_rows
         detail = f"rows: expected at most {limit} in one JSON body, found {len(given.rows)}; a table (CSV, NDJSON, Parquet, Arrow) may be longer"
         raise InvalidInput(detail, [Fault("/body/rows", detail, expected=f"at most {limit}", found=str(len(given.rows)))])
-    wines = wines_of(given.rows)
-    model = await use.pour(lambda: use.cellar.get(given.model))
-    if goes == JSON:
-        answer = await use.pour(lambda: ScoreAnswer(model=model.bundle.id, rows=_views(model, wines, explain=given.explain)))
-        return Response(answer.model_dump_json(), media_type=JSON, headers=_about(model))
-    columns = await use.pour(lambda: _columns(model, explain=given.explain))
-    body = await use.pour(lambda: b"".join(CHUNKS[goes]([_sheet(model, wines, columns)], columns)))
-    return Response(body, media_type=goes, headers=_about(model))
+    answered = _views if goes == JSON else partial(_beside, goes=goes)
+    return await use.pour(lambda: answered(use.cellar.get(given.model), wines_of(given.rows), explain=given.explain))
 
 
 async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
@@ -99,10 +95,13 @@ async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Serv
     try:
         async for chunk in request.stream():
             await run_in_threadpool(file.write, chunk)
-        await run_in_threadpool(_check, file, came, use.settings.max_rows, model)
+        whole = await run_in_threadpool(_checked, file, came, use.settings.max_rows, model)
     except BaseException:
         file.close()
         raise
+    if whole is not None:
+        file.close()
+        return await use.pour(lambda: _beside(model, whole, goes=goes, explain=bool(asked.explain)))
     file.seek(0)
     sheets = (_sheet(model, part.wines, columns) for part in tables.parts(file, came))
     chunks = CHUNKS[goes](sheets, columns)
@@ -115,15 +114,21 @@ async def _sent(chunks: AsyncIterator[bytes], file: BinaryIO) -> AsyncIterator[b
             yield chunk
 
 
-def _check(file: BinaryIO, came: str, limit: int, model: OpenModel) -> None:
-    """Reads the table through; ``InvalidInput`` for a cell that is no wine's, a type that the model never saw, or no row; else as ``tables.parts``."""
+def _checked(file: BinaryIO, came: str, limit: int, model: OpenModel) -> Wines | None:
+    """Reads the table through, and returns it where it is a short one, so that it need not be read again.
+
+    ``InvalidInput`` for a cell that is no wine's, a type that the model never saw, or no row; else as ``tables.parts``.
+    """
     file.seek(0)
-    rows = 0
+    rows, kept = 0, []
     for part in tables.parts(file, came, most=limit):
         model.scorer.check(part.wines, first=rows)
         rows += len(part.wines)
+        if rows <= SHORT:
+            kept.append(part.wines)
     if rows == 0:
         raise InvalidInput("expected a table with at least one row, found none", [Fault("/body", "expected at least one row", expected="rows", found="none")])
+    return concatenate(kept) if rows <= SHORT else None
 
 
 def _columns(model: OpenModel, *, explain: bool) -> tuple[str, ...]:
@@ -145,11 +150,19 @@ def _sheet(model: OpenModel, wines: Wines, columns: tuple[str, ...]) -> Sheet:
     return Sheet(wines, ordered)
 
 
-def _views(model: OpenModel, wines: Wines, *, explain: bool) -> list[ScoreView]:
+def _beside(model: OpenModel, wines: Wines, *, goes: str, explain: bool) -> Response:
+    """The wines with their scores beside them, in one of the formats of tables."""
+    columns = _columns(model, explain=explain)
+    return Response(b"".join(CHUNKS[goes]([_sheet(model, wines, columns)], columns)), media_type=goes, headers=_about(model))
+
+
+def _views(model: OpenModel, wines: Wines, *, explain: bool) -> Response:
+    """The scores alone, as JSON."""
     columns = {name: values.tolist() for name, values in vars(model.scorer.score(wines)).items() if values is not None}
     if explain:
         columns["reasons"] = [[_reason(reason, row) for reason in found] for found, row in zip(model.scorer.reasons(wines), wines.ticks.tolist(), strict=True)]
-    return [ScoreView(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    views = [ScoreView(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    return Response(ScoreAnswer(model=model.bundle.id, rows=views).model_dump_json(), media_type=JSON, headers=_about(model))
 
 
 def _reason(reason: Reason, ticks: list[int]) -> ReasonView:
