@@ -172,13 +172,17 @@ class Codec:
 
 
 class Decoder:
-    """The way out, made fast: tables spread over their cells once, then every block is gathers and one dot product."""
+    """The way out, made fast: tables spread over their cells once, then every block is gathers and one product of small matrices."""
 
     def __init__(self, codec: Codec) -> None:
         known = [t for t in codec.types if t is not None]
-        self._types = [t if t is not None else known[0] for t in codec.types]  # an absent type is never asked for
-        self._fields = np.stack([[f.cells() for f in t.fields] for t in self._types], axis=1)  # (11, types, CELLS)
-        self._density = np.stack([t.grid.table.cells() for t in self._types])  # (types, CELLS)
+        types = [t if t is not None else known[0] for t in codec.types]  # an absent type is never asked for
+        self._fields = np.concatenate([f.cells() for j in range(len(FIELDS)) for f in (t.fields[j] for t in types)])  # field by field, (11 * types * CELLS,)
+        self._starts = np.arange(len(FIELDS), dtype=np.int32) * (len(types) * CELLS)
+        self._density = np.concatenate([t.grid.table.cells() for t in types])  # (types * CELLS,)
+        self._forms = np.concatenate([t.density.form() for t in types], axis=1)  # (11, types * 11)
+        self._low = np.array([t.grid.low for t in types])
+        self._cells = np.array([CELLS / (t.grid.high - t.grid.low) for t in types])  # of a g/dm3
 
     def __call__(self, u: NDArray[np.float32], red: NDArray[np.bool_]) -> Ticks:
         """Ticks (rows, 11) on the grid, from ``u`` (rows, 11) in [0, 1] and ``red`` (rows,).
@@ -186,14 +190,15 @@ class Decoder:
         Same shapes in, same bits out: both types are computed for all rows and then chosen between, so that the
         arithmetic of a row does not depend on the types of its neighbours.
         """
-        at = _cell(u) + red[:, None].astype(np.int32) * CELLS
-        fields = np.empty(u.shape, dtype=np.int32)
-        for j, table in enumerate(self._fields):
-            fields[:, j] = table.reshape(-1).take(at[:, j])
-        composed = _compose(fields, self._types[0].density), _compose(fields, self._types[1].density)
-        white, is_red = self._types[0].grid.cell(composed[0]), self._types[1].grid.cell(composed[1]) + CELLS
-        ticks = fields
-        ticks[:, DENSITY] = self._density.reshape(-1).take(np.where(red, is_red, white))
+        of = red.astype(np.int32)
+        ticks = self._fields.take(_cell(u) + (of * CELLS)[:, None] + self._starts)
+        x = ticks.astype(np.float64)
+        residual = x[:, DENSITY] / RESIDUAL_SCALE
+        x[:, DENSITY] = 1.0  # the form's constant stands where density would
+        both = ((x @ self._forms).reshape(len(x), -1, len(FIELDS)) * x[:, None]).sum(2)  # (rows, types)
+        composed = np.where(red, both[:, -1], both[:, 0]) + residual
+        cell = np.clip((composed - self._low[of]) * self._cells[of], 0, CELLS - 1).astype(np.int32)
+        ticks[:, DENSITY] = self._density.take(cell + of * CELLS)
         # a wine of the most free and another of the most bound can together be more than any wine holds
         ticks[:, TOTAL_SO2] = np.minimum(ticks[:, TOTAL_SO2] + ticks[:, FREE_SO2], HIGH_TICKS[TOTAL_SO2])
         return ticks

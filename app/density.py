@@ -7,11 +7,10 @@ to learn from a few thousand rows. So models learn what is left of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from app.wine import COLUMNS, Floats
+from app.wine import COLUMNS, DENSITY, Floats
 
 RIDGE = 3.0  # penalty on standardised quadratic features
 _PAIRS = np.triu_indices(len(COLUMNS) - 1)
@@ -30,17 +29,21 @@ class DensityModel:
 
     def predict(self, others: Floats) -> Floats:
         """g/dm3, (rows,), from the other ten fields in ticks, (rows, 10)."""
-        z = (others - self.mean) / self.std
-        products, linear, constant = self._form
-        return np.asarray(((z @ products + linear) * z).sum(1) + constant)
+        features = _quadratic((others - self.mean) / self.std)  # (rows, 65)
+        return np.asarray((features - self.feature_mean) / self.feature_std @ self.weights + self.intercept)
 
-    @cached_property
-    def _form(self) -> tuple[Floats, Floats, float]:
-        """The same as products (10, 10), linear (10,) and constant terms, the features unmade: every row poured goes through here."""
-        weights = self.weights / self.feature_std
+    def form(self) -> Floats:
+        """The same polynomial as a quadratic form F, (11, 11): x F x for a row x of all eleven fields in ticks, with 1 in density's place."""
+        weights = self.weights / self.feature_std  # of the terms in standardised fields
         products = np.zeros((len(self.mean), len(self.mean)))
-        products[_PAIRS] = weights[len(self.mean) :]
-        return products, weights[: len(self.mean)], float(self.intercept - self.feature_mean @ weights)
+        products[_PAIRS] = weights[len(self.mean) :] / np.outer(self.std, self.std)[_PAIRS]
+        linear = weights[: len(self.mean)] / self.std
+        form = np.zeros((len(COLUMNS), len(COLUMNS)))
+        ours, one = np.delete(np.arange(len(COLUMNS)), DENSITY), DENSITY
+        form[np.ix_(ours, ours)] = products
+        form[one, ours] = linear - (products + products.T) @ self.mean  # about the means
+        form[one, one] = self.intercept - self.feature_mean @ weights - linear @ self.mean + self.mean @ products @ self.mean
+        return form
 
 
 def fit_density(others: Floats, density: Floats) -> DensityModel:

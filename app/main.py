@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 
 import uvicorn
@@ -15,6 +14,7 @@ from app import __version__, migrations
 from app.api import datasets, health, jobs, leaderboard, models, problems, samples, scores, variations
 from app.api.answers import Compressed
 from app.api.bodies import BodyLimit
+from app.api.pouring import Ahead, Pouring
 from app.api.queries import no_strangers
 from app.api.services import Services
 from app.cellar import Cellar
@@ -33,8 +33,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         db = Database(settings.database_url)
         migrations.check(db)
-        with ThreadPoolExecutor(1, thread_name_prefix="pouring") as pouring:
-            app.state.services = Services(settings, db, Cellar(db), pouring)
+        with closing(Pouring()) as pouring:
+            app.state.services = Services(settings, db, Cellar(db), pouring, Ahead(pouring, keep=settings.pour_ahead))
             yield
         db.close()
 

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     stall_s: float = Field(300.0, gt=0, description="a training that reports nothing for so long is ended and tried again")
     max_rows: int = Field(10_000_000, ge=1, description="rows that one GET /samples may make: those in the answer, and those passed over")
     token: SecretStr | None = Field(None, min_length=16, description="who sends it as a bearer token has no such limit")
+    pour_ahead: int = Field(2, ge=0, le=100, description="answers made in advance, while idle, of each kind that is asked for again and again without a seed")
     max_score_rows: int = Field(10_000, ge=1, description="rows in one POST /score")
     max_json_bytes: int = Field(4 * 2**20, ge=1, description="bytes of one JSON body")
     max_upload_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one uploaded table")

@@ -40,6 +40,7 @@ ROUNDS = 30  # of each pair of costs, in turn; the median counts
 WARM_UP = 5
 MANY = 1_000_000  # rows of a stream
 CLIENTS, ASKED_BY_EACH = 64, 12
+PAUSE_S = 0.02  # in which others could pour
 STEP_S = 0.005  # between looks at a process's memory
 ORIGINAL = 40, 384, 384, 384, 11  # widths of the perceptron that the generator is held against
 
@@ -65,8 +66,8 @@ def main() -> int:
     """Measures everything; exit status 0 also where a target is missed, for a busy machine is no failure."""
     torch.set_num_threads(1)
     bundle = unpack(registry.starter_bytes())
-    with served("app.main") as api, served("benchmarks.naive") as slow, served("benchmarks.empty") as nothing:
-        lines = [*requests(api, slow, bundle), *streams(api, bundle), *scores(api, nothing, bundle), *crowd(api), *networks(bundle)]
+    with served("app.main") as api, served("benchmarks.naive") as slow, served("benchmarks.empty") as nothing, served("benchmarks.ready") as ready:
+        lines = [*requests(api, slow, bundle), *ahead(api, ready), *streams(api, bundle), *scores(api, nothing, bundle), *crowd(api), *networks(bundle)]
     target = ROOT / "build" / "bench.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps([vars(line) | {"met": line.met} for line in lines], indent=1) + "\n")
@@ -159,8 +160,10 @@ def requests(api: Server, slow: Server, bundle: Bundle) -> list[Line]:
     graph, latent = session(bundle.parts[GENERATOR]), bundle.manifest.latent
     condition = codec.condition(np.full(BLOCK, 7), np.zeros(BLOCK, dtype=bool))
 
+    seeds = itertools.count(10**6)
+
     def forward() -> object:
-        return graph.run(None, {"latent": noise.draw(1, 0, BLOCK, dims=latent).latent, "condition": condition})
+        return graph.run(None, {"latent": noise.draw(next(seeds), 0, BLOCK, dims=latent).latent, "condition": condition})
 
     ours = requests_cost(api, lambda k: f"/samples?n=500&quality=7&seed={k}", number=20)
     theirs = requests_cost(slow, lambda k: f"/samples?n=500&quality=7&seed={k}", number=4)
@@ -169,6 +172,21 @@ def requests(api: Server, slow: Server, bundle: Bundle) -> list[Line]:
         Line("/samples?n=500&quality=7, JSON, a whole request", "forward pass and noise of the same rows", full / alone, 1.3),
         Line("the same", "eager torch, per-column inverse, pydantic response: times as cheap", reference / full, 6, at_least=True),
     ]
+
+
+def ahead(api: Server, ready: Server) -> list[Line]:
+    """The same request without a seed, now and then, as whoever asks again and again sees it (wall)."""
+    asked = "/samples?n=500&quality=7"
+
+    def waited(server: Server) -> Callable[[], float]:
+        def measured() -> float:
+            time.sleep(PAUSE_S)
+            return cost(lambda: server.client.get(asked).raise_for_status(), time.perf_counter)
+
+        return measured
+
+    ours, theirs = turns(waited(api), waited(ready), rounds=100)
+    return [Line("the same without a seed, poured ahead (wall)", "the same bytes ready-made", ours / theirs, 2)]
 
 
 def streams(api: Server, bundle: Bundle) -> list[Line]:

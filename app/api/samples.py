@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -30,6 +30,7 @@ from app.wine import COLUMNS, LOW_TICKS
 
 router = APIRouter(tags=["samples"])
 
+AHEAD = 1000  # rows of an answer that may be poured ahead
 STREAM_ABOVE = 20_000  # rows; smaller answers are made whole and say their length
 PATIENCE = 2  # times the rows that a request may make, by the estimate, after which it is given up
 FORMATS = {"json": JSON, "csv": CSV, "ndjson": NDJSON, "parquet": PARQUET, "arrow": ARROW}
@@ -124,6 +125,10 @@ class _Begun:
     blocks: _Followed
     chunks: Iterator[bytes]
 
+    def at_once(self) -> Response:
+        """The answer, all of its rows poured now."""
+        return self.whole(b"".join(self.chunks))
+
     def whole(self, body: bytes) -> Response:
         """The answer, now that its rows are there."""
         return Response(body, headers=self.headers | _next(self.pinned, self.blocks.last), media_type=self.pinned.media_type)
@@ -133,19 +138,26 @@ def _begin(use: Services, asked: Any, condition: Condition, *, request: Request,
     """The whole answer where it is a short one, so that the pouring thread is asked once; else its beginning. A typed error if it can't be met."""
     include = tuple(sorted(set(asked.include)))
     model, warnings = _open(use, asked.model, condition, include, n=asked.n, limit=limit)
-    seed = secrets.randbits(32) if asked.seed is None else asked.seed
-    pinned = _Pinned(model.bundle.id, seed, asked.offset, asked.n, condition, include, media_type)
+    pinned = _Pinned(model.bundle.id, secrets.randbits(32) if asked.seed is None else asked.seed, asked.offset, asked.n, condition, include, media_type)
     is_pinned = asked.seed is not None and asked.model == model.bundle.id
-    headers = _headers(pinned, warnings, cache=FOR_EVER if is_pinned else REVALIDATE, pool=model.bundle.manifest.pool)
-    known = has(request.headers.get("if-none-match", ""), pinned.etag)
+    cache = FOR_EVER if is_pinned else REVALIDATE
+    tags = request.headers.get("if-none-match")
+    if asked.seed is None and asked.n <= AHEAD and not condition.ranges and request.method == "GET" and tags is None:
+        kind = replace(pinned, seed=0)
+        return use.ahead.answer(kind, lambda: _poured(model, replace(kind, seed=secrets.randbits(32)), warnings, cache=cache, most=None).at_once())
+    begun = _poured(model, pinned, warnings, cache=cache, most=None if limit is None or not condition.ranges else PATIENCE * limit)
+    known = tags is not None and has(tags, pinned.etag)
     if known or request.method == "HEAD":
-        answer = Response(status_code=304 if known else 200, headers=headers | _next(pinned, None), media_type=None if known else media_type)
+        answer = Response(status_code=304 if known else 200, headers=begun.headers | _next(pinned, None), media_type=None if known else media_type)
         del answer.headers["Content-Length"]  # that of the rows is known once they are poured
         return answer
-    most = None if limit is None or not condition.ranges else PATIENCE * limit
-    blocks = _Followed(model.sampler.blocks(condition, seed=seed, offset=asked.offset, n=asked.n, most=most))
-    begun = _Begun(pinned, headers, blocks, CHUNKS[media_type](_sheets(model, blocks, include), include))
-    return begun if condition.ranges or asked.n > STREAM_ABOVE else begun.whole(b"".join(begun.chunks))
+    return begun if condition.ranges or asked.n > STREAM_ABOVE else begun.at_once()
+
+
+def _poured(model: OpenModel, pinned: _Pinned, warnings: list[str], *, cache: str, most: int | None) -> _Begun:
+    blocks = _Followed(model.sampler.blocks(pinned.condition, seed=pinned.seed, offset=pinned.offset, n=pinned.n, most=most))
+    chunks = CHUNKS[pinned.media_type](_sheets(model, blocks, pinned.include), pinned.include)
+    return _Begun(pinned, _headers(pinned, warnings, cache=cache, pool=model.bundle.manifest.pool), blocks, chunks)
 
 
 async def _by_steps(use: Services, chunks: Iterator[bytes], request: Request) -> bytes:

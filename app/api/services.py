@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from secrets import compare_digest
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
+from app.api.pouring import Ahead, Pouring
 from app.cellar import Cellar
 from app.db import Database
 from app.errors import Unauthorised
@@ -21,16 +20,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Services:
-    """``pouring`` has one thread: networks run one at a time, so that each has a core and its cache to itself."""
+    """One of each."""
 
     settings: Settings
     db: Database
     cellar: Cellar
-    pouring: ThreadPoolExecutor
+    pouring: Pouring
+    ahead: Ahead
 
     async def pour(self, work: Callable[[], Result]) -> Result:
         """The result of ``work``, run on the pouring thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.pouring, work)
+        return await self.pouring.run(work)
 
     async def stream(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
         """The chunks, each made on the pouring thread when the client has taken the one before; between two, others have their turn.
