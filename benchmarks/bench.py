@@ -170,7 +170,7 @@ def requests(api: Server, slow: Server, bundle: Bundle) -> list[Line]:
     full, alone, reference = turns(ours, lambda: cost(lambda: [forward() for _ in range(20)]) / 20, theirs, rounds=12)
     return [
         Line("/samples?n=500&quality=7, JSON, a whole request", "forward pass and noise of the same rows", full / alone, 1.3),
-        Line("the same", "eager torch, per-column inverse, pydantic response: times as cheap", reference / full, 6, at_least=True),
+        Line("the same", "eager torch, per-column inverse, rejection, pydantic response: times as cheap", reference / full, 6, at_least=True),
     ]
 
 

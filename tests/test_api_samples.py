@@ -181,8 +181,14 @@ def test_a_seed_that_was_picked_is_said_and_gives_the_same_rows_again(api: httpx
     assert pour(api, f"n=20&seed={first.headers['cuvee-seed']}").content == first.content
 
 
-def test_two_answers_without_a_seed_are_different_rows(api: httpx.Client) -> None:
-    assert pour(api, "n=20").headers["cuvee-seed"] != pour(api, "n=20").headers["cuvee-seed"]
+@pytest.mark.parametrize("query", ["n=20", "n=600&quality=7&offset=300&include=row&format=csv", "n=100&format=parquet&type=red&mix=balanced"])
+def test_answers_without_a_seed_are_different_rows_poured_ahead_or_not_each_with_the_url_that_returns_it(api: httpx.Client, query: str) -> None:
+    answers = [pour(api, query) for _ in range(8)]
+    assert len({answer.headers["cuvee-seed"] for answer in answers}) == 8
+    pinned = [api.get(answer.headers["content-location"]) for answer in answers]
+    assert [answer.content for answer in pinned] == [answer.content for answer in answers]
+    told = "etag", "link", "cuvee-model", "cuvee-seed", "content-type", "content-location"
+    assert [[answer.headers[name] for name in told] for answer in pinned] == [[answer.headers[name] for name in told] for answer in answers]
 
 
 def test_the_answer_says_which_model_poured_it(api: httpx.Client) -> None:

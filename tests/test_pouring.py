@@ -1,0 +1,103 @@
+"""The pouring thread: what it pours ahead goes to one asker, and never before somebody who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from fastapi import Response
+
+from app.api.pouring import SHELVES, Ahead, Pouring
+
+
+@pytest.fixture
+def pouring() -> Iterator[Pouring]:
+    with closing(Pouring()) as made:
+        yield made
+
+
+class Maker:
+    """Makes numbered answers."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self) -> Response:
+        self.made += 1
+        return Response(str(self.made))
+
+
+def ask(pouring: Pouring, ahead: Ahead, kind: str, make: Callable[[], Response]) -> bytes:
+    """The body that somebody gets, once all that this sets off is done."""
+    answer = asyncio.run(pouring.run(lambda: ahead.answer(kind, make)))
+    settle(pouring)
+    return bytes(answer.body)
+
+
+def settle(pouring: Pouring) -> None:
+    """Waits until the thread has nothing to do, without asking it for anything."""
+    done = threading.Event()
+    pouring.later(done.set)
+    assert done.wait(10)
+
+
+def test_what_is_asked_for_again_is_poured_ahead_and_each_answer_goes_to_one(pouring: Pouring) -> None:
+    ahead, make = Ahead(pouring, keep=2), Maker()
+    assert (ask(pouring, ahead, "7", make), make.made) == (b"1", 1)  # who asks once costs nothing more
+    assert (ask(pouring, ahead, "7", make), make.made) == (b"2", 4)
+    assert (ask(pouring, ahead, "7", make), make.made) == (b"3", 5)
+    assert (ask(pouring, ahead, "7", make), make.made) == (b"4", 6)
+
+
+def test_kinds_do_not_mix(pouring: Pouring) -> None:
+    ahead, seven, eight = Ahead(pouring, keep=2), Maker(), Maker()
+    for k in range(1, 4):
+        assert [ask(pouring, ahead, "7", seven), ask(pouring, ahead, "8", eight)] == [str(k).encode()] * 2
+
+
+def test_nothing_is_poured_ahead_where_none_are_to_be_kept(pouring: Pouring) -> None:
+    ahead, make = Ahead(pouring, keep=0), Maker()
+    assert [(ask(pouring, ahead, "7", make), make.made) for _ in range(3)] == [(b"1", 1), (b"2", 2), (b"3", 3)]
+
+
+def test_only_the_kinds_asked_for_last_are_kept(pouring: Pouring) -> None:
+    ahead, make = Ahead(pouring, keep=1), Maker()
+    for kind in ["first", "first", *map(str, range(SHELVES))]:
+        ask(pouring, ahead, kind, make)
+    before = make.made
+    assert ask(pouring, ahead, "first", make) == str(before + 1).encode()
+
+
+def test_nothing_is_poured_ahead_while_somebody_waits(pouring: Pouring) -> None:
+    ahead, make, go = Ahead(pouring, keep=5), Maker(), threading.Event()
+
+    async def crowd() -> int:
+        await pouring.run(lambda: ahead.answer("7", make))
+        held = asyncio.ensure_future(pouring.run(lambda: go.wait(10)))
+        asked = [asyncio.ensure_future(pouring.run(lambda: ahead.answer("7", make))) for _ in range(3)]
+        last = asyncio.ensure_future(pouring.run(lambda: make.made))
+        await asyncio.sleep(0)  # all of them are in line now
+        go.set()
+        await asyncio.gather(held, *asked)
+        return await last
+
+    assert asyncio.run(crowd()) == 4
+
+
+def test_what_fails_ahead_is_logged_and_told_to_whoever_asks_next(pouring: Pouring, caplog: pytest.LogCaptureFixture) -> None:
+    ahead, broken = Ahead(pouring, keep=1), False
+
+    def make() -> Response:
+        if broken:
+            raise RuntimeError("the cask leaks")
+        return Response("wine")
+
+    ask(pouring, ahead, "7", make)
+    broken = True
+    with pytest.raises(RuntimeError, match="the cask leaks"):
+        ask(pouring, ahead, "7", make)
+    settle(pouring)
+    assert "poured ahead" in caplog.text
