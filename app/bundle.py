@@ -31,6 +31,7 @@ CLASSIFIER = "classifier.onnx"  # fields (rows, 11), condition (rows, 8) -> logi
 ENCODER = "encoder.onnx"  # fields (rows, 11), condition (rows, 8) -> latent (rows, k)
 DECODER = "decoder.onnx"  # latent (rows, k), condition (rows, 8) -> u (rows, 11) in [0, 1]
 POOL = "pool.csv"  # rows made in advance, where no network can pour them
+DCR = "dcr.index"  # the training rows, coarsely, for min_dcr; see app.dcr. Readers that know nothing of it pass it over
 CLASSIFIER_WEIGHTS = "classifier.safetensors"  # for a later training to start from
 MAX_BYTES = 256 * 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -7,8 +7,8 @@ same wine, made worse or better. Where the type is left open, it follows the mix
 What no network can pour was made in advance and lies in a pool: there a row's noise picks one of the wines that have
 its labels, so the table is as endless and as addressable, but its wines come again and again.
 
-Labels are drawn as asked for, so every row has them. Limits on measurements are not: rows beyond them are passed over,
-and positions in the table stay what they are.
+Labels are drawn as asked for, so every row has them. Limits on measurements and on the distance to training rows are not:
+rows beyond them are passed over, and positions in the table stay what they are.
 """
 
 from __future__ import annotations
@@ -17,29 +17,28 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app import codec, noise
-from app.bundle import GENERATOR, POOL, Bundle
-from app.errors import BundleInvalid, Conflict, Fault, InvalidInput
-from app.inference import session
-from app.noise import Noise
-from app.tables import read_csv
-from app.wine import COLUMNS, QUALITY_RANGE, TYPES, Ticks, Wines, concatenate
+from app import noise
+from app.bundle import DCR, GENERATOR, Bundle
+from app.dcr import Index
+from app.errors import Conflict, Fault, InvalidInput
+from app.sources import Generator, Pool, Source
+from app.wine import COLUMNS, QUALITY_RANGE, TYPES, Floats, Ticks, Wines, concatenate
 
 BLOCK = 512  # rows; changing it may change the last bit of a row, so it is part of what a bundle format means
 RARE = 50  # training rows of a quality; with fewer, what is served says so
 
-_TYPE_DRAW, _QUALITY_DRAW, _POOL_DRAW = 0, 1, 2  # which of a row's uniforms picks its labels, and the wine of a pool that has them
-
+_TYPE_DRAW, _QUALITY_DRAW = 0, 1  # which of a row's uniforms picks its labels; the next is a pool's
 
 PROBE_SEED = 2**62 + 5  # noise that no request is likely to ask for
 PROBE_BLOCKS = (8, 64)  # blocks that limits are tried on; more where the first let hardly a row pass
 FEW = 20  # rows let through by a probe; with fewer, its share is a guess
 KEEP_PROBES = 8
+MIN_DCR = "min_dcr"  # the name of that limit beside those of the measurements
 
 
 @dataclass(frozen=True)
@@ -63,30 +62,40 @@ class Range:
 
 @dataclass(frozen=True)
 class Condition:
-    """What rows of a sample must be; an empty tuple leaves all. ``balanced``: all qualities as often, not as in training."""
+    """What rows of a sample must be; an empty tuple leaves all. ``balanced``: all qualities as often, not as in training.
+
+    ``min_dcr``: how far from every training row, as ``app.dcr`` measures it; 0 leaves all.
+    """
 
     qualities: tuple[int, ...] = ()
     types: tuple[str, ...] = ()
     ranges: tuple[Range, ...] = ()
     balanced: bool = False
+    min_dcr: float = 0.0
+
+    @property
+    def limited(self) -> bool:
+        """Whether rows may be passed over."""
+        return bool(self.ranges or self.min_dcr)
 
     @property
     def labels(self) -> Condition:
         """The part that is drawn, not passed over."""
-        return replace(self, ranges=())
+        return replace(self, ranges=(), min_dcr=0.0)
 
     def holds(self, wines: Wines) -> NDArray[np.bool_]:
-        """Which wines, (rows,), meet all of it but the mix; for wines that were not drawn for it."""
+        """Which wines, (rows,), meet all of it but the mix and the distance; for wines that were not drawn for it."""
         labels = np.isin(wines.quality, self.qualities or np.unique(wines.quality)) & np.isin(wines.red, [t == "red" for t in self.types or TYPES])
         return np.asarray(labels & within_limits(self.ranges, wines.ticks))
 
 
 @dataclass(frozen=True)
 class Poured:
-    """Wines and their places in the table, (rows,), rising."""
+    """Wines and their places in the table, (rows,), rising; ``redrawn``: rows before the last that were passed over for ``min_dcr`` alone."""
 
     wines: Wines
     rows: NDArray[np.int64]
+    redrawn: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,57 +116,26 @@ class Odds:
 
     @property
     def binding(self) -> str | None:
-        """The measurement whose limits cost the most rows; None without limits."""
+        """The measurement whose limits cost the most rows, or ``MIN_DCR``; None without limits."""
         return max(self.without, key=self.without.__getitem__, default=None)
+
+    @property
+    def redrawn(self) -> float:
+        """Of the rows within all other limits, the share that ``min_dcr`` passes over."""
+        others = self.without.get(MIN_DCR, 0)
+        return 1 - self.passed / others if others else 0.0
 
     def rows_for(self, n: int) -> int | None:
         """Rows of the table that must be made for ``n`` that pass, about; None if no probed row did."""
         return math.ceil(n / self.share) if self.passed else None
 
 
-class _Source(Protocol):
-    """Where the wines of a block come from."""
+@dataclass
+class _Probe:
+    """Wines that limits are tried on, and how far each is at least from every training row, (rows,), once somebody asked."""
 
-    latent: int  # noise components that it wants for each row
-
-    def pour(self, drawn: Noise, quality: NDArray[np.int64], red: NDArray[np.bool_]) -> Wines:
-        """A wine of these labels, both (rows,), for each row of noise."""
-
-
-class _Generator:
-    """A network that pours new wines."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.latent = bundle.manifest.latent
-        self._session = session(bundle.parts[GENERATOR])
-        self._decode = codec.Decoder(codec.from_state(bundle.manifest.codec))
-
-    def pour(self, drawn: Noise, quality: NDArray[np.int64], red: NDArray[np.bool_]) -> Wines:
-        (u,) = self._session.run(None, {"latent": drawn.latent, "condition": codec.condition(quality, red)})
-        return Wines(self._decode(u, red), quality, red)
-
-
-class _Pool:
-    """Wines made in advance, the same ones again and again."""
-
-    latent = 0
-
-    def __init__(self, bundle: Bundle) -> None:
-        """``BundleInvalid`` if the pool can't be read, or is not as large as the manifest says."""
-        try:
-            wines = read_csv(bundle.parts[POOL]).wines
-        except InvalidInput as error:
-            raise BundleInvalid(f"{POOL} is damaged: {error.detail}") from error
-        if len(wines) != bundle.manifest.pool or not len(wines):
-            raise BundleInvalid(f"expected {bundle.manifest.pool} rows in {POOL}, found {len(wines)}")
-        self._wines = wines.take(np.lexsort((wines.quality, wines.red)))  # stable: by type, then quality, then as they came
-        self.counts = np.zeros((len(TYPES), QUALITY_RANGE[1] + 1), dtype=np.int64)
-        np.add.at(self.counts, (wines.red.astype(np.int64), wines.quality), 1)
-        self._first = (np.cumsum(self.counts) - self.counts.reshape(-1)).reshape(self.counts.shape)
-
-    def pour(self, drawn: Noise, quality: NDArray[np.int64], red: NDArray[np.bool_]) -> Wines:
-        cell = red.astype(np.int64), quality
-        return self._wines.take(self._first[cell] + (drawn.uniform[:, _POOL_DRAW] * self.counts[cell]).astype(np.int64))
+    wines: Wines
+    clearance: Floats | None = None
 
 
 class Sampler:
@@ -169,24 +147,37 @@ class Sampler:
         if not bundle.pours:
             raise Conflict(f"model {bundle.id} was trained by method {manifest.method!r}, which does not generate wines; GET /models lists others")
         counts = label_counts(manifest.labels)
-        self._source: _Source
+        self._source: Source
         self._made: NDArray[np.int64] | None = None  # wines of each (type, quality) in the pool, (2, 11)
         if GENERATOR in bundle.parts:
-            self._source, self._holder = _Generator(bundle), "the training data hold"
+            self._source, self._holder = Generator(bundle), "the training data hold"
         else:
-            pool = _Pool(bundle)
+            pool = Pool(bundle)
             counts[pool.counts == 0] = 0  # what it holds none of can't be poured, whatever the training data hold
             self._source, self._holder, self._made = pool, "this model's pool holds", pool.counts
         self._counts = counts
-        self._probes: OrderedDict[Condition, Wines] = OrderedDict()
+        self._bundle = bundle
+        self._probes: OrderedDict[Condition, _Probe] = OrderedDict()
+
+    @cached_property
+    def index(self) -> Index:
+        """Of the training rows; ``Conflict`` if the model has none, ``BundleInvalid`` if it is damaged."""
+        if DCR not in self._bundle.parts:
+            raise Conflict(
+                f"min_dcr can't be kept: model {self._bundle.id} holds no index of its training rows (it is older than min_dcr, or was trained where "
+                "CUVEE_DCR_STEP is 0); POST /train with CUVEE_DCR_STEP above 0 makes one that does, or leave min_dcr out"
+            )
+        return Index(self._bundle.parts[DCR], name=DCR)
 
     def check(self, condition: Condition) -> list[str]:
-        """What the asker should know about a condition, in words; ``InvalidInput`` if the model can pour no such wine."""
+        """What the asker should know about a condition, in words; ``InvalidInput`` if the model can pour no such wine, ``Conflict`` if it can't tell."""
         rows = self._allowed(replace(condition, balanced=False))
         qualities = condition.qualities or tuple(np.flatnonzero(rows.sum(0)).tolist())
         missing = [q for q in qualities if rows[:, q].sum() == 0]
         if missing or rows.sum() == 0:
             raise self._unknown(condition, missing)
+        if condition.min_dcr:
+            _ = self.index
         if not condition.qualities and not condition.balanced:
             return []
         notes = [f"quality {q} rests on {n} training rows only" for q in qualities if (n := int(rows[:, q].sum())) < RARE]
@@ -210,9 +201,11 @@ class Sampler:
                 detail = f"n: expected {wanted} rows within the limits, found {found} and went no further; loosen the limits"
                 raise InvalidInput(detail, [Fault("/query/n", detail, expected="limits that more rows pass", found=found)])
             wines = self._block(allowed, seed=seed, first=first)
-            passed = np.flatnonzero(within_limits(condition.ranges, wines.ticks)) if condition.ranges else np.arange(BLOCK)
-            chosen = passed[np.searchsorted(passed, offset - first) :][:n]
-            yield Poured(wines.take(chosen), chosen + first)
+            within = within_limits(condition.ranges, wines.ticks) & (np.arange(BLOCK) >= offset - first)
+            clear = self.index.clears(wines, condition.min_dcr) if condition.min_dcr else np.ones(BLOCK, dtype=np.bool_)
+            chosen = np.flatnonzero(within & clear)[:n]
+            end = chosen[-1] if len(chosen) == n else BLOCK
+            yield Poured(wines.take(chosen), chosen + first, int((within & ~clear)[:end].sum()))
             n -= len(chosen)
             block += 1
 
@@ -225,17 +218,24 @@ class Sampler:
 
         Not to be asked from two threads at once.
         """
-        wines = self._probe(condition.labels, PROBE_BLOCKS[0])
-        if within_limits(condition.ranges, wines.ticks).sum() < FEW:
-            wines = self._probe(condition.labels, PROBE_BLOCKS[1])
-        passes = {r.name: r.holds(wines.ticks) for r in condition.ranges}
-        without = {name: int(_all([p for other, p in passes.items() if other != name], len(wines)).sum()) for name in passes}
-        return Odds(len(wines), int(_all(list(passes.values()), len(wines)).sum()), without)
+        odds = self._tried(condition, PROBE_BLOCKS[0])
+        return self._tried(condition, PROBE_BLOCKS[1]) if odds.passed < FEW else odds
 
-    def _probe(self, labels: Condition, blocks: int) -> Wines:
+    def _tried(self, condition: Condition, blocks: int) -> Odds:
+        probe = self._probe(condition.labels, blocks)
+        rows = len(probe.wines)
+        passes = {r.name: r.holds(probe.wines.ticks) for r in condition.ranges}
+        if condition.min_dcr:
+            if probe.clearance is None:
+                probe.clearance = self.index.clearance(probe.wines)
+            passes[MIN_DCR] = probe.clearance >= condition.min_dcr
+        without = {name: int(_all([p for other, p in passes.items() if other != name], rows).sum()) for name in passes}
+        return Odds(rows, int(_all(list(passes.values()), rows).sum()), without)
+
+    def _probe(self, labels: Condition, blocks: int) -> _Probe:
         """Rows of these labels, at least so many blocks of them."""
-        if labels not in self._probes or len(self._probes[labels]) < blocks * BLOCK:
-            self._probes[labels] = self.wines(labels, seed=PROBE_SEED, offset=0, n=blocks * BLOCK)
+        if labels not in self._probes or len(self._probes[labels].wines) < blocks * BLOCK:
+            self._probes[labels] = _Probe(self.wines(labels, seed=PROBE_SEED, offset=0, n=blocks * BLOCK))
         self._probes.move_to_end(labels)
         if len(self._probes) > KEEP_PROBES:
             self._probes.popitem(last=False)

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     threads: int = Field(1, ge=1, le=256, description="CPU threads of a training; one is the most economical for nets this small")
     lease_s: float = Field(30.0, gt=0, le=3600)
     poll_interval_s: float = Field(1.0, gt=0, le=60)
+    dcr_step: float = Field(0.125, ge=0, le=1, description="standard deviations to which a bundle holds its training rows for min_dcr; 0: not at all")
     checkpoint_interval_s: float = Field(15.0, ge=0, le=3600)
     stall_s: float = Field(300.0, gt=0, description="a training that reports nothing for so long is ended and tried again")
     max_rows: int = Field(10_000_000, ge=1, description="rows that one GET /samples may make: those in the answer, and those passed over")

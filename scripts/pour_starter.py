@@ -58,6 +58,7 @@ def main() -> None:
         device="cpu",
         threads=settings.threads,
         checkpoint_interval_s=settings.checkpoint_interval_s,
+        dcr_step=settings.dcr_step,
         dataset=data,
     )
     bundle = work(assignment, _Terminal())

@@ -137,7 +137,9 @@ def tiny_params(method: str) -> dict[str, object]:
     return {name: value for name, value in TINY.items() if name in params.METHODS[method].model_fields}
 
 
-def assignment(wines: Wines, *, method: str = "gan", seed: int = 0, checkpoint_interval_s: float = 3600.0, **given: object) -> Assignment:
+def assignment(
+    wines: Wines, *, method: str = "gan", seed: int = 0, checkpoint_interval_s: float = 3600.0, dcr_step: float = 0.125, **given: object
+) -> Assignment:
     """A job on these wines with tiny nets."""
     return Assignment(
         job_id=None,
@@ -151,6 +153,7 @@ def assignment(wines: Wines, *, method: str = "gan", seed: int = 0, checkpoint_i
         device="cpu",
         threads=1,
         checkpoint_interval_s=checkpoint_interval_s,
+        dcr_step=dcr_step,
         dataset=csv_of(wines),
     )
 

@@ -18,7 +18,7 @@ from torch import nn
 import app
 import worker.methods
 from app import codec, params
-from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DISCRIMINATOR, GENERATOR, POOL, Bundle, Manifest, digest, unpack
+from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DCR, DISCRIMINATOR, GENERATOR, POOL, Bundle, Manifest, digest, unpack
 from app.inference import session
 from app.noise import draw
 from app.params import GanParams, Params
@@ -279,7 +279,7 @@ def test_no_part_tells_where_it_was_made(tiny: Bundle) -> None:
 
 
 def test_each_method_leaves_its_parts(tiny: Bundle, classifier: Finished) -> None:
-    assert set(tiny.parts) == {GENERATOR, DISCRIMINATOR, CRITIC, CLASSIFIER, CLASSIFIER_WEIGHTS}
+    assert set(tiny.parts) == {GENERATOR, DISCRIMINATOR, CRITIC, CLASSIFIER, CLASSIFIER_WEIGHTS, DCR}
     assert set(unpack(classifier.bundle).parts) == {CLASSIFIER, CLASSIFIER_WEIGHTS}
 
 
@@ -299,10 +299,12 @@ def test_a_new_method_is_one_file_and_one_line(few_wines: Wines, monkeypatch: py
 
     bundle = unpack(work(assignment(few_wines, method="bootstrap"), Silent()))
 
-    assert set(bundle.parts) == {POOL, CRITIC}
+    assert set(bundle.parts) == {POOL, CRITIC, DCR}
     assert bundle.manifest.pool == bundle.manifest.lineage.train_rows
     assert bundle.manifest.report.measures["exact_copies"].value == 1
-    wines = Sampler(bundle).wines(Condition((5,), ("red",)), seed=1, offset=0, n=10)
+    sampler = Sampler(bundle)
+    assert sampler.odds(Condition(min_dcr=0.001)).passed == 0  # it pours training rows only
+    wines = sampler.wines(Condition((5,), ("red",)), seed=1, offset=0, n=10)
     assert ((wines.quality == 5) & wines.red).all()
 
 

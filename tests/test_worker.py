@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load
 
 from app import datasets, jobs, registry
+from app.bundle import DCR
 from app.db import Database
 from app.jobs import Job, Request
 from app.params import resolve
@@ -102,7 +103,7 @@ def models_of(db: Database, job: Job) -> list[str]:
 def test_a_job_becomes_a_registered_model_that_pours(db: Database, workers: Workers) -> None:
     job = enqueue(db)
 
-    workers.drain()
+    workers.drain(CUVEE_DCR_STEP="0")
 
     done = read(db, job)
     assert (done.state, done.progress, done.attempt, done.failures, done.error) == ("succeeded", 1.0, 1, 0, None)
@@ -110,6 +111,7 @@ def test_a_job_becomes_a_registered_model_that_pours(db: Database, workers: Work
     with db.read() as tx:
         bundle = registry.load(tx, str(done.model_id))
     assert bundle.manifest.lineage.job_id == job.id
+    assert DCR not in bundle.parts  # as this worker's deployment wants it
     assert len(Sampler(bundle).wines(Condition(), seed=1, offset=0, n=7)) == 7
 
 

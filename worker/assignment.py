@@ -25,6 +25,7 @@ class Assignment:
     device: str
     threads: int
     checkpoint_interval_s: float
+    dcr_step: float
     dataset: bytes = field(repr=False, default=b"")
     checkpoint: bytes | None = field(repr=False, default=None)
     classifier: bytes | None = field(repr=False, default=None)

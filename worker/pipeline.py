@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.special import ndtr
 
-from app import __version__, codec, copula, noise
+from app import __version__, codec, copula, dcr, noise
 from app.bundle import (
     CLASSIFIER,
     CLASSIFIER_WEIGHTS,
     CRITIC,
+    DCR,
     DECODER,
     DISCRIMINATOR,
     ENCODER,
@@ -119,6 +120,8 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
     if trained.source is not None and trained.recalibrate:
         fitted = _recalibrated(fitted, trained.source.cpu(), rows.train)
     parts = _parts(trained)
+    if assignment.dcr_step and (trained.source is not None or trained.pool is not None):
+        parts[DCR] = dcr.index(rows.train, assignment.dcr_step)
     lineage = _lineage(assignment, params, rows, device=device, seconds=seconds)
     manifest = _manifest(assignment.method, trained, rows, fitted=fitted, parts=parts, lineage=lineage)
 

@@ -239,6 +239,7 @@ class Supervisor:
                 device=self._settings.device,
                 threads=self._settings.threads,
                 checkpoint_interval_s=self._settings.checkpoint_interval_s,
+                dcr_step=self._settings.dcr_step,
                 dataset=datasets.content(tx, dataset.id),
                 checkpoint=jobs.last_checkpoint(tx, job.id),
                 classifier=weights,

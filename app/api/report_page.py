@@ -13,7 +13,7 @@ from app.measures import FINDINGS, MEASURES, RULES
 End = Literal["floor", "ceiling"]
 
 MEANINGS = {name: measure.text for name, measure in MEASURES.items()} | RULES | FINDINGS
-PRIVACY = ("dcr_closer_to_train", "near_copies", "exact_copies", "nndr")
+PRIVACY = ("dcr_closer_to_train", "near_copies", "exact_copies", "nndr", "dcr_p1", "dcr_p5", "dcr_p50")
 CLASSIFICATION = ("accuracy", "accuracy_within_1", "mad", "r2", "log_loss")
 KNOWS = (
     "The score that it expects of a wine, beside the taster's. Floor: always the training wines' most frequent score; for r2 and log_loss, how often each "

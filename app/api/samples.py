@@ -25,7 +25,8 @@ from app.cellar import OpenModel
 from app.errors import Conflict, Fault, InvalidInput, NotFound
 from app.formats import ARROW, BINARY, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet, writer
 from app.inference import arithmetic
-from app.sampler import BLOCK, PROBE_SEED, Condition, Odds, Poured
+from app.sampler import BLOCK, MIN_DCR, PROBE_SEED, Condition, Odds, Poured
+from app.settings import Settings
 from app.wine import COLUMNS, LOW_TICKS
 
 router = APIRouter(tags=["samples"])
@@ -77,6 +78,7 @@ class _Pinned:
         for limit in asked.ranges:
             scale = COLUMNS[limit.column].scale
             pairs += [(f"{limit.name}_min", f"{limit.low / scale:g}"), (f"{limit.name}_max", f"{limit.high / scale:g}")]
+        pairs += [(MIN_DCR, f"{asked.min_dcr:g}")] if asked.min_dcr else []
         name = next(name for name, media_type in FORMATS.items() if media_type == self.media_type)
         pairs += [*(("include", i) for i in self.include), ("seed", self.seed)]
         return f"/samples?{urlencode(pairs)}&offset=", "&" + urlencode([("model", self.model_id), ("format", name)])
@@ -97,9 +99,15 @@ async def samples(asked: Annotated[Any, Depends(queries.read(SampleQuery))], req
     table, passed-over ones too, and `Link: rel="next"` goes on where this answer ends (a streamed answer with limits
     has none: `include=row` tells the last position). What would mean making more rows than the deployment allows is
     refused before any is made; `POST /samples/check` tells beforehand.
+
+    `min_dcr` (distance to the closest training record) passes over rows nearer than that to a training row, and
+    `Cuvee-Redrawn` says how many these were; in a streamed answer it is an estimate, `1234;estimated`. The distance is that of the
+    report: Euclidean over all 13 columns, each in its standard deviations among the training rows. Its measure `dcr_p5`
+    has at its ceiling what all but 5 % of unseen real wines keep: a `min_dcr` of that much leaves no near copy. What comes is never nearer than
+    asked; the model holds its training rows coarsely, so some rows are passed over that are a little farther.
     """
     media_type = media_type_of(request, asked.format, FORMATS)
-    condition: Condition = asked.condition()
+    condition = _condition(asked, use.settings)
     limit = None if authorised(request, use.settings) else use.settings.max_rows
     if limit is not None and asked.n > limit:
         detail = f"n: expected at most {limit} rows in one answer, found {asked.n}; go on with offset"
@@ -131,7 +139,8 @@ class _Begun:
 
     def whole(self, body: bytes) -> Response:
         """The answer, now that its rows are there."""
-        return Response(body, headers=self.headers | _next(self.pinned, self.blocks.last), media_type=self.pinned.media_type)
+        redrawn = {"Cuvee-Redrawn": str(self.blocks.redrawn)} if self.pinned.condition.min_dcr else {}
+        return Response(body, headers=self.headers | redrawn | _next(self.pinned, self.blocks.last), media_type=self.pinned.media_type)
 
 
 def _begin(use: Services, asked: Any, condition: Condition, *, request: Request, media_type: str, limit: int | None) -> Response | _Begun:
@@ -142,16 +151,19 @@ def _begin(use: Services, asked: Any, condition: Condition, *, request: Request,
     is_pinned = asked.seed is not None and asked.model == model.bundle.id
     cache = FOR_EVER if is_pinned else REVALIDATE
     tags = request.headers.get("if-none-match")
-    if asked.seed is None and asked.n <= AHEAD and not condition.ranges and request.method == "GET" and tags is None:
+    if asked.seed is None and asked.n <= AHEAD and not condition.limited and request.method == "GET" and tags is None:
         kind = replace(pinned, seed=0)
         return use.ahead.answer(kind, lambda: _poured(model, replace(kind, seed=secrets.randbits(32)), warnings, cache=cache, most=None).at_once())
-    begun = _poured(model, pinned, warnings, cache=cache, most=None if limit is None or not condition.ranges else PATIENCE * limit)
+    begun = _poured(model, pinned, warnings, cache=cache, most=None if limit is None or not condition.limited else PATIENCE * limit)
     known = tags is not None and has(tags, pinned.etag)
     if known or request.method == "HEAD":
         answer = Response(status_code=304 if known else 200, headers=begun.headers | _next(pinned, None), media_type=None if known else media_type)
         del answer.headers["Content-Length"]  # that of the rows is known once they are poured
         return answer
-    return begun if condition.ranges or asked.n > STREAM_ABOVE else begun.at_once()
+    streamed = asked.n > STREAM_ABOVE
+    if streamed and condition.min_dcr:
+        begun.headers.update(_estimate(model.sampler.odds(condition), asked.n))
+    return begun if condition.limited or streamed else begun.at_once()
 
 
 def _poured(model: OpenModel, pinned: _Pinned, warnings: list[str], *, cache: str, most: int | None) -> _Begun:
@@ -173,19 +185,21 @@ async def check(asked: CheckRequest, request: Request, use: UseServices) -> Chec
     """What a sample under these conditions would cost and rest on, before it is asked for; nothing is poured."""
     limit = None if authorised(request, use.settings) else use.settings.max_rows
     model = await use.pour(lambda: use.cellar.get(asked.model))
-    held, why = await run_in_threadpool(_training_rows, use, model, asked.condition())
-    return await use.pour(lambda: _check(model, asked, limit, held, why))
+    condition = _condition(asked, use.settings)
+    held, why = await run_in_threadpool(_training_rows, use, model, condition)
+    return await use.pour(lambda: _check(model, condition, n=asked.n, limit=limit, held=held, why=why))
 
 
 class _Followed:
-    """An iterator of blocks that remembers the last row that went through it."""
+    """An iterator of blocks that remembers the last row that went through it, and how many were passed over for ``min_dcr``."""
 
     def __init__(self, blocks: Iterable[Poured]) -> None:
-        self._blocks, self.last = blocks, -1
+        self._blocks, self.last, self.redrawn = blocks, -1, 0
 
     def __iter__(self) -> Iterator[Poured]:
         for block in self._blocks:
             self.last = int(block.rows[-1]) if len(block.rows) else self.last
+            self.redrawn += block.redrawn
             yield block
 
 
@@ -197,6 +211,19 @@ def _sheets(model: OpenModel, blocks: Iterable[Poured], include: tuple[str, ...]
         yield Sheet(block.wines, extra)
 
 
+def _condition(asked: Any, settings: Settings) -> Condition:
+    """What is asked for; ``Conflict`` if this deployment does not do it."""
+    condition: Condition = asked.condition()
+    if condition.min_dcr and not settings.dcr_step:
+        raise Conflict("min_dcr is turned off in this deployment, since its answers tell where training rows lie (CUVEE_DCR_STEP is 0); leave it out")
+    return condition
+
+
+def _estimate(odds: Odds, n: int) -> dict[str, str]:
+    """What a streamed answer says in the place of a count, which its head can't know (RFC 9651: an integer with a parameter)."""
+    return {"Cuvee-Redrawn": f"{round(n * odds.redrawn / (1 - odds.redrawn))};estimated"}
+
+
 def _open(use: Services, name: str, condition: Condition, include: tuple[str, ...], *, n: int, limit: int | None) -> tuple[OpenModel, list[str]]:
     """The model and what must be said of the condition; a typed error if it can't be met."""
     model = use.cellar.get(name)
@@ -204,13 +231,19 @@ def _open(use: Services, name: str, condition: Condition, include: tuple[str, ..
     if lacking := [column for column in include if column != "row" and column not in model.scorer.columns]:
         method = model.bundle.manifest.method
         raise Conflict(f"model {model.bundle.id} was trained by method {method!r} and has nothing to tell {' or '.join(lacking)} with; leave it out of include")
-    if condition.ranges:
+    if condition.limited:
         odds = model.sampler.odds(condition)
         if (reason := _too_much(odds, n, limit)) is not None:
-            binding = next(r for r in condition.ranges if r.name == odds.binding)
-            end = "min" if binding.low > LOW_TICKS[binding.column] else "max"
-            raise InvalidInput(reason, [Fault(f"/query/{binding.name}_{end}", reason, expected="limits that more rows pass", found=_shown(odds))])
+            raise InvalidInput(reason, [Fault(f"/query/{_binding(odds, condition)}", reason, expected="limits that more rows pass", found=_shown(odds))])
     return model, warnings
+
+
+def _binding(odds: Odds, condition: Condition) -> str:
+    """The parameter that costs the most rows."""
+    if odds.binding == MIN_DCR:
+        return MIN_DCR
+    binding = next(r for r in condition.ranges if r.name == odds.binding)
+    return f"{binding.name}_{'min' if binding.low > LOW_TICKS[binding.column] else 'max'}"
 
 
 def _too_much(odds: Odds, n: int, limit: int | None) -> str | None:
@@ -232,14 +265,13 @@ def _shown(odds: Odds) -> str:
     return f"{odds.passed} of {odds.probed} rows"
 
 
-def _check(model: OpenModel, asked: Any, limit: int | None, held: int | None, why: str | None) -> CheckView:
-    condition: Condition = asked.condition()
+def _check(model: OpenModel, condition: Condition, *, n: int, limit: int | None, held: int | None, why: str | None) -> CheckView:
     warnings = model.sampler.check(condition)
     odds = model.sampler.odds(condition)
-    reason = _too_much(odds, asked.n, limit)
-    if condition.ranges and reason is None and odds.passed < asked.n and odds.share < 1:
+    reason = _too_much(odds, n, limit)
+    if condition.limited and reason is None and odds.passed < n and odds.share < 1:
         warnings.append(f"the share is an estimate from {_shown(odds)}")
-    needed = odds.rows_for(asked.n)
+    needed = odds.rows_for(n)
     return CheckView(
         feasible=reason is None,
         model=model.bundle.id,
@@ -247,9 +279,10 @@ def _check(model: OpenModel, asked: Any, limit: int | None, held: int | None, wh
         probed=odds.probed,
         rows_scanned=needed,
         max_rows=limit or noise.MAX_ROW,
-        seconds=None if needed is None else round(needed * _seconds_per_row(model), 3),
+        seconds=None if needed is None else round(needed * _seconds_per_row(model, condition.min_dcr), 3),
         binding=odds.binding,
         without={name: passed / odds.probed for name, passed in odds.without.items()},
+        redrawn=odds.redrawn,
         training_rows=held,
         warnings=[
             *warnings,
@@ -260,9 +293,9 @@ def _check(model: OpenModel, asked: Any, limit: int | None, held: int | None, wh
     )
 
 
-def _seconds_per_row(model: OpenModel) -> float:
+def _seconds_per_row(model: OpenModel, min_dcr: float) -> float:
     start = time.perf_counter()
-    model.sampler.wines(Condition(), seed=PROBE_SEED, offset=0, n=BLOCK)
+    next(model.sampler.blocks(Condition(min_dcr=min_dcr), seed=PROBE_SEED, offset=0, n=BLOCK))
     return (time.perf_counter() - start) / BLOCK
 
 
@@ -292,7 +325,7 @@ def _headers(pinned: _Pinned, warnings: list[str], *, cache: str, pool: int) -> 
 def _next(pinned: _Pinned, last: int | None) -> dict[str, str]:
     """``Link`` to what follows; none where the end of this answer is not known beforehand, nor at the end of the table."""
     if last is None:
-        if pinned.condition.ranges:
+        if pinned.condition.limited:
             return {}
         last = pinned.offset + pinned.n - 1
     return {"Link": f'<{pinned.url(offset=last + 1)}>; rel="next"'} if last + 1 < noise.MAX_ROW else {}

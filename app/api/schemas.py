@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import ROUND_CEILING, Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, Wit
 
 from app import jobs, leaderboard
 from app.bundle import Measure, Report
+from app.dcr import MAX_DCR
 from app.errors import Fault, InvalidInput
 from app.jobs import Promote
 from app.noise import MAX_ROW, MAX_SEED
@@ -89,10 +91,18 @@ class _Conditions(Request):
         "data", description="data: qualities as often as in the training data; balanced: all that are asked for equally often"
     )
 
+    min_dcr: float = Field(
+        0.0,
+        ge=0,
+        le=MAX_DCR,
+        description="standard deviations to the closest training row, at least; in thousandths, rounded up; the report's dcr_p5 is a measure",
+    )
+
     def condition(self) -> Condition:
         """The same, in ticks and without repeats; ``InvalidInput`` for limits that no value of the grid is between."""
         ranges = (self._range(j, column) for j, column in enumerate(COLUMNS))
-        return Condition(tuple(sorted(set(self.quality))), tuple(sorted(set(self.type))), tuple(r for r in ranges if r), self.mix == "balanced")
+        min_dcr = float(Decimal(repr(self.min_dcr)).quantize(Decimal("0.001"), ROUND_CEILING))  # so that a URL says all of it
+        return Condition(tuple(sorted(set(self.quality))), tuple(sorted(set(self.type))), tuple(r for r in ranges if r), self.mix == "balanced", min_dcr)
 
     def _range(self, j: int, column: Column) -> Range | None:
         low, high = (getattr(self, f"{column.name}_{end}") for end in ("min", "max"))
@@ -152,8 +162,9 @@ class CheckView(BaseModel):
     rows_scanned: int | None = Field(description="rows that would be made for n that pass, about; null: no probed row passed")
     max_rows: int = Field(description="rows that one request may make")
     seconds: float | None = Field(description="of one core, about")
-    binding: str | None = Field(description="the measurement whose limits cost the most rows; null: there are none")
-    without: dict[str, float] = Field(description="acceptance if the limits of one measurement were dropped")
+    binding: str | None = Field(description="the measurement whose limits cost the most rows, or `min_dcr`; null: there are none")
+    without: dict[str, float] = Field(description="acceptance if the limits of one measurement, or `min_dcr`, were dropped")
+    redrawn: float = Field(ge=0, le=1, description="share of the rows within all other limits that `min_dcr` passes over")
     training_rows: int | None = Field(description="training rows that meet the condition; null: they are not stored here, `warnings` says why")
     warnings: list[str]
 

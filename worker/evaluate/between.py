@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from app.bundle import Measure
+from app.dcr import columns, scales
 from app.wine import Floats, Wines
 
 REPEATS = 5  # disjoint stretches of generated rows; a spread is over them
@@ -34,16 +35,9 @@ def between(score: Score, generated: Sequence[Wines], *, floor: Sequence[Wines] 
     }
 
 
-def columns(wines: Wines) -> Floats:
-    """All 13 columns as numbers, (rows, 13): measurements in their units, quality, 1 where red."""
-    return np.column_stack([wines.measurements(), wines.quality, wines.red])
-
-
 def standardised(wines: Wines) -> Callable[[Wines], Floats]:
     """All columns of any wines, (rows, 13), by mean and standard deviation of these."""
-    own = columns(wines)
-    mean, std = own.mean(axis=0), own.std(axis=0)
-    std = np.where(std > 0, std, 1.0)
+    mean, std = columns(wines).mean(axis=0), scales(wines)
     return lambda others: np.asarray((columns(others) - mean) / std)
 
 

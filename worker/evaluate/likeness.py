@@ -17,8 +17,9 @@ from sklearn.preprocessing import StandardScaler
 from xgboost import XGBClassifier
 
 from app.bundle import Measure
+from app.dcr import columns
 from app.wine import COLUMNS, Floats, Wines, concatenate
-from worker.evaluate.between import DETECTIVE_ROWS, REPEATS, as_far_as_fresh, between, columns, drawn, once, shuffled, standardised
+from worker.evaluate.between import DETECTIVE_ROWS, REPEATS, as_far_as_fresh, between, drawn, once, shuffled, standardised
 
 FOLDS = 5
 NEIGHBOURS = 5  # k of Naeem et al.

@@ -15,13 +15,14 @@ from app.bundle import Measure
 from app.wine import Floats, Wines, concatenate
 from worker.evaluate.between import MIN_ROWS, between, copied, drawn, once, standardised
 
+QUANTILES = (1, 5, 50)  # per cent of wines that are nearer
 NEAR = 0.05  # a near copy is nearer to a training row than this share of the held-out wines is
 LOOKED_AT = 3000  # rows of a table whose nearest rows on both sides are compared
 SAME = 1e-9  # standard deviations; equal rows are at exactly 0, and a search that need not look further is a hundred times faster
 
 
 def privacy(holdout: Wines, train: Wines, generated: Sequence[Wines]) -> dict[str, Measure]:
-    """``near_copies``, ``exact_copies``, ``nndr`` and ``dcr_closer_to_train``; distances on columns standardised by the training rows.
+    """``near_copies``, ``exact_copies``, ``nndr``, ``dcr_p1`` and so on, ``dcr_closer_to_train``; distances on columns standardised by the training rows.
 
     ``exact_copies``: rows equal to a training row, score included. ``nndr``: distance to the nearest training wine
     over that to the second nearest, mean (1: in the open between wines; 0: a copy). ``train`` must be all the rows that
@@ -38,6 +39,7 @@ def privacy(holdout: Wines, train: Wines, generated: Sequence[Wines]) -> dict[st
             "near_copies": float((nearest < limit).mean()),
             "exact_copies": float((nearest == 0).mean()),
             "nndr": float((first / second).mean()),
+            **{f"dcr_p{percent}": float(np.percentile(nearest, percent)) for percent in QUANTILES},
         }
 
     measures = between(copies, generated, floor=[copied(train)], ceiling=[holdout])
