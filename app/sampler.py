@@ -165,7 +165,7 @@ class Sampler:
         if DCR not in self._bundle.parts:
             raise Conflict(
                 f"min_dcr can't be kept: model {self._bundle.id} holds no index of its training rows (it is older than min_dcr, or was trained where "
-                "CUVEE_DCR_STEP is 0); POST /train with CUVEE_DCR_STEP above 0 makes one that does, or leave min_dcr out"
+                "CUVEE_DCR_STEP is 0); train it again (POST /train, and a worker whose CUVEE_DCR_STEP is above 0), or leave min_dcr out"
             )
         return Index(self._bundle.parts[DCR], name=DCR)
 
