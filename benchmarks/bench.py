@@ -195,6 +195,7 @@ def streams(api: Server, bundle: Bundle) -> list[Line]:
     lines = []
     for name in ("csv", "ndjson", "parquet", "arrow"):
         pour = cost(lambda: [None for _ in sampler.blocks(Condition(), seed=1, offset=0, n=MANY // 4)]) * 4
+        api.client.get(f"/samples?n=1000&format={name}")  # libraries are loaded when first asked for
         before, peak, start = api.process.memory_info().rss, 0, api.cpu()
         with api.client.stream("GET", f"/samples?n={MANY}&seed=1&format={name}") as answer:
             looked = 0.0
