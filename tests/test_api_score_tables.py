@@ -17,12 +17,13 @@ import pytest
 from numpy.typing import NDArray
 
 from app import copula, migrations, registry
+from app.api.scores import SHORT
 from app.bundle import Bundle, pack, unpack
 from app.db import Database
 from app.formats import ARROW, CHUNKS, CSV, NDJSON, PARQUET, Sheet, to_csv
 from app.settings import Settings
 from app.split import split
-from app.wine import COLUMNS, FREE_SO2, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, NAMES, TOTAL_SO2, Wines
+from app.wine import COLUMNS, FREE_SO2, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, NAMES, TOTAL_SO2, Wines, concatenate
 from tests.conftest import serve
 
 TABLES = {"csv": CSV, "ndjson": NDJSON, "parquet": PARQUET, "arrow": ARROW}
@@ -319,3 +320,15 @@ def test_a_reason_stands_only_behind_a_stronger_one(starter_wines: Wines) -> Non
         p = copulas[name].precision
         first = (np.abs((scores - copulas[name].mean) @ p) / np.sqrt(np.diag(p))).max(1)  # before anything is mended
         assert [bool(reasons) for reasons in copula.reasons(copulas, wines)] == (first >= copula.SURPRISING).tolist()
+
+
+def test_csv_by_its_other_name_is_csv(api: httpx.Client, few_wines: Wines) -> None:
+    answer = api.post("/score", content=to_csv(few_wines), headers={"Content-Type": "application/csv"})
+    assert (answer.status_code, answer.text) == (200, score(api, few_wines, "csv").text)
+
+
+def test_a_table_longer_than_what_is_answered_whole_gets_the_scores_that_its_rows_get_in_a_shorter_one(api: httpx.Client, few_wines: Wines) -> None:
+    long = concatenate([few_wines] * 6)
+    assert len(few_wines) < SHORT < len(long)
+    whole, once = frame(score(api, long, "csv")), frame(score(api, few_wines, "csv"))
+    pd.testing.assert_frame_equal(whole, pd.concat([once] * 6, ignore_index=True))

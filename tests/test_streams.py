@@ -50,14 +50,22 @@ class Reader:
 
     async def get(self, path: str, query: bytes) -> None:
         """The whole exchange, as a server would have it."""
-        scope = {"type": "http", "method": "GET", "path": path, "query_string": query, "headers": [], "http_version": "1.1", "scheme": "http"}
+        await self._ask({"method": "GET", "path": path, "query_string": query, "headers": []}, {"body": b"", "more_body": False})
+
+    async def post(self, path: str, beginning: bytes, *, content_type: bytes) -> None:
+        """An exchange whose body never goes beyond its beginning."""
+        await self._ask(
+            {"method": "POST", "path": path, "query_string": b"", "headers": [(b"content-type", content_type)]}, {"body": beginning, "more_body": True}
+        )
+
+    async def _ask(self, what: dict[str, Any], first: dict[str, Any]) -> None:
         asked = False
 
         async def receive() -> dict[str, Any]:
             nonlocal asked
             if not asked:
                 asked = True
-                return {"type": "http.request", "body": b"", "more_body": False}
+                return {"type": "http.request", **first}
             await self.left.wait()
             return {"type": "http.disconnect"}
 
@@ -68,7 +76,8 @@ class Reader:
                 self.full.set()
                 await self.goes_on.wait()
 
-        await self.app(scope | {"asgi": {"version": "3.0"}, "client": ("reader", 1), "server": ("cuvee", 80), "root_path": ""}, receive, send)
+        server = {"asgi": {"version": "3.0"}, "client": ("reader", 1), "server": ("cuvee", 80), "root_path": "", "http_version": "1.1", "scheme": "http"}
+        await self.app({"type": "http"} | server | what, receive, send)
 
 
 @pytest.fixture
@@ -118,6 +127,15 @@ def test_a_reader_that_leaves_has_nothing_more_poured_for_it(run: Run) -> None:
         assert len(reader.pieces) < 10
 
     run(leaving)
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_error_of_ours(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def leaving(reader: Reader) -> None:
+        reader.left.set()
+        await reader.post("/score", b"fixed_acidity,", content_type=b"text/csv")
+
+    run(leaving)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("media_type", CHUNKS)

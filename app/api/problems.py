@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from app import errors
@@ -78,6 +79,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(sa.exc.OperationalError, _database)
     app.add_exception_handler(sa.exc.TimeoutError, _database)  # every pooled connection is busy
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -107,6 +109,10 @@ def _http(request: Request, error: Exception) -> Response:
 def _database(request: Request, error: Exception) -> Response:
     log.warning("the database does not answer: %s", error)
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, "database-not-ready", "the database does not answer; try again in a moment")
+
+
+def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody is there to read it; it is no error of ours
 
 
 def _unexpected(request: Request, error: Exception) -> Response:

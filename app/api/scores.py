@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 from app import tables
 from app.api import queries
 from app.api.answers import media_type_of
-from app.api.bodies import JSON_TYPES, check_type
+from app.api.bodies import CSV_TYPES, JSON_TYPES, check_type
 from app.api.samples import FORMATS
 from app.api.schemas import ReasonView, ScoreAnswer, ScoreQuery, ScoreRequest, ScoreView, wines_of
 from app.api.services import Services, UseServices
@@ -31,7 +31,7 @@ from app.wine import COLUMNS, MEASUREMENTS, Wines, concatenate
 router = APIRouter(tags=["score"])
 
 TABLES = (CSV, NDJSON, PARQUET, ARROW)
-SHORT = 10_000  # rows of a table that is answered whole; the scores of a longer one are sent part by part
+SHORT = 2000  # rows of a table that is answered whole; the scores of a longer one are sent part by part
 SPOOL = 2**20  # bytes of a table that are kept in memory; more goes to a file that is deleted with the request
 
 _STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
@@ -63,8 +63,9 @@ async def score(request: Request, asked: Annotated[ScoreQuery, Depends(queries.r
     another is asked for. A table is read through before the first score is sent, so that a bad cell is an error and
     not half an answer; then it is scored and sent part by part.
     """
-    check_type(request, (*JSON_TYPES, *TABLES))
+    check_type(request, (*JSON_TYPES, *TABLES, *CSV_TYPES))
     came = request.headers["content-type"].split(";")[0].strip().lower()
+    came = CSV if came in CSV_TYPES else came
     goes = FORMATS[asked.format] if asked.format else media_type_of(request, None, {"same": came} | FORMATS)
     if came == JSON:
         return await _score_rows(await request.body(), asked, use, goes)
