@@ -100,6 +100,17 @@ checkpoints = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
 )
 
+job_events = sa.Table(  # app.events writes them
+    "job_events",
+    metadata,
+    sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),  # counts within the job, without gaps
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
 models = sa.Table(
     "models",
     metadata,

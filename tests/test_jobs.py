@@ -130,7 +130,8 @@ ZOMBIE_WRITES: dict[str, Callable[[Connection, Lease], object]] = {
     "checkpoint": lambda tx, lease: jobs.save_checkpoint(tx, lease, number=1, state=b"stale"),
     "finish": lambda tx, lease: jobs.finish(tx, lease, model_id="stale", verdict=Verdict(False, "")),
     "fail": lambda tx, lease: jobs.fail(tx, lease, error="stale", retry=False),
-    "release": jobs.release,
+    "release": lambda tx, lease: jobs.release(tx, lease, reason="stale"),
+    "note": lambda tx, lease: jobs.note(tx, lease, message="stale", level="info"),
 }
 
 
@@ -219,7 +220,7 @@ def test_a_released_job_is_queued_again_at_no_cost(db: Database) -> None:
     job = claimed(db, "a")
 
     with db.write() as tx:
-        jobs.release(tx, job.lease)
+        jobs.release(tx, job.lease, reason="a deploy")
 
     taken = claimed(db, "b")
     assert (taken.attempt, taken.failures) == (2, 0)

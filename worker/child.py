@@ -14,7 +14,7 @@ from typing import BinaryIO
 from worker.assignment import read_assignment
 from worker.frames import Frame, send
 from worker.pipeline import work
-from worker.training import Metrics, TrainingRefused
+from worker.training import Level, Metrics, TrainingRefused
 
 ORPHANED = 3  # exit status
 
@@ -49,6 +49,9 @@ class _Watcher:
 
     def progress(self, share: float, stage: str, metrics: Metrics) -> None:
         send(self._out, Frame("progress", {"progress": share, "stage": stage, "metrics": metrics}))
+
+    def log(self, message: str, level: Level) -> None:
+        send(self._out, Frame("log", {"message": message, "level": level}))
 
     def checkpoint(self, state: bytes) -> None:
         send(self._out, Frame("checkpoint", blob=state))

@@ -48,7 +48,7 @@ from worker.evaluate.classification import classification
 from worker.evaluate.reconstruction import reconstruction
 from worker.methods import find
 from worker.nets import Classifier, Panel, Source
-from worker.training import Autoencoder, Metrics, Trained, TrainingRefused, TrainingSet
+from worker.training import Autoencoder, Level, Metrics, Trained, TrainingRefused, TrainingSet
 
 log = logging.getLogger("cuvee.training")
 
@@ -74,6 +74,9 @@ class Watcher(Protocol):
     def progress(self, share: float, stage: str, metrics: Metrics) -> None:
         """``share`` of the work is done."""
 
+    def log(self, message: str, level: Level) -> None:
+        """A line for who watches the job."""
+
     def checkpoint(self, state: bytes) -> None:
         """From here the job can be resumed."""
 
@@ -89,8 +92,12 @@ class _Run:
         self._watcher = watcher
         self._checkpoint_interval_s = assignment.checkpoint_interval_s
         self._progress_at, self._checkpoint_at = 0.0, time.monotonic()
+        self._begun = False
 
     def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
+        if not self._begun and self.resume is not None:
+            self._watcher.log(f"goes on from the last checkpoint: {step - 1} of {steps} steps were done", "info")
+        self._begun = True
         if time.monotonic() - self._progress_at >= PROGRESS_INTERVAL_S:
             values = metrics()
             _check_finite(values, step)
@@ -158,7 +165,9 @@ def _train(assignment: Assignment, watcher: Watcher, params: Params, data: Train
     try:
         return find(assignment.method)(data, params, run)
     except CheckpointUnusable as error:
-        log.warning("starting anew: %s", error)  # most often another version of the code wrote it
+        anew = f"starting anew: {error}"  # most often another version of the code wrote it
+        log.warning(anew)
+        watcher.log(anew, "warning")
         run.resume = None
         return find(assignment.method)(data, params, run)
 

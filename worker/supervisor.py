@@ -109,7 +109,7 @@ class Supervisor:
             return
         with self._db.write() as tx, suppress(LeaseLost):  # it was taken over: nothing to give back
             if not jobs.confirm_cancel(tx, lease):
-                jobs.release(tx, lease)
+                jobs.release(tx, lease, reason="the database was out of its worker's reach")
         self._owed = None
 
     def _attempt(self, job: Job) -> None:
@@ -117,7 +117,7 @@ class Supervisor:
         try:
             self._work(job)
         except Stopped:
-            self._insist(lambda tx: jobs.release(tx, job.lease))
+            self._insist(lambda tx: jobs.release(tx, job.lease, reason="its worker was asked to stop"))
             log.info("job %s: released, another worker goes on from its last checkpoint", job.id)
         except LeaseLost:
             raise
@@ -168,6 +168,8 @@ class Supervisor:
         match frame:
             case Frame("progress", fields):
                 self._insist(lambda tx: jobs.report(tx, lease, lease_s=lease_s, **fields))
+            case Frame("log", fields):
+                self._insist(lambda tx: jobs.note(tx, lease, **fields))
             case Frame("checkpoint", _, state):
                 self._checkpoints += 1
                 self._insist(lambda tx: jobs.save_checkpoint(tx, lease, number=self._checkpoints, state=state))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from app.wine import Wines
 from worker.nets import Classifier, Panel, Source
 
 Metrics = dict[str, float]
+Level = Literal["info", "warning"]
 
 
 class Run(Protocol):

@@ -96,6 +96,8 @@ def _validation(request: Request, error: Exception) -> Response:
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == HTTPStatus.NO_CONTENT:  # nothing is wrong, and nothing is left to say
+        return Response(status_code=HTTPStatus.NO_CONTENT)
     if error.status_code == HTTPStatus.BAD_REQUEST:  # how FastAPI says that it could not read a JSON body at all
         detail = "expected a body of JSON in UTF-8, found bytes that can't be read as it"
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input", detail, [Fault("/body", detail, expected="JSON in UTF-8", found="not JSON")])

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
+from app.api.feed import Feed
 from app.api.pouring import Ahead, Pouring
 from app.cellar import Cellar
 from app.db import Database
@@ -27,6 +28,7 @@ class Services:
     cellar: Cellar
     pouring: Pouring
     ahead: Ahead
+    feed: Feed
 
     async def pour(self, work: Callable[[], Result]) -> Result:
         """The result of ``work``, run on the pouring thread."""

@@ -24,6 +24,7 @@ from worker import losses
 from worker.checkpoint import Trainees
 from worker.methods import autoencoder as autoencoder_method
 from worker.methods import classifier as classifier_method
+from worker.monitor import Monitor
 from worker.nets import Blend, Classifier, Discriminator, Generator, Panel, Source
 from worker.training import Batch, Metrics, Run, Trained, TrainingSet
 
@@ -148,9 +149,10 @@ def train(data: TrainingSet, params: GanParams, run: Run) -> Trained:
         random,
     )
     start = trainees.load(run.resume) if run.resume else 0
+    monitor = Monitor(data, [game.average for game in games])
     for step in range(start, params.steps):
         losses_ = torch.stack([_round(game, step, data, params, random) for game in games]).mean(0)  # (2,)
-        run.tick(before + step + 1, before + params.steps, metrics=partial(_metrics, losses_), state=partial(trainees.save, step + 1))
+        run.tick(before + step + 1, before + params.steps, metrics=partial(_metrics, losses_, monitor), state=partial(trainees.save, step + 1))
     panel = Panel(discriminator for game in games for discriminator in game.discriminators)
     source = _mixed([game.average.cpu() for game in games], companion.source(data, random) if companion else None)
     return Trained(classifier=classifiers[0], discriminator=panel, source=source, recalibrate=params.recalibrate)
@@ -213,6 +215,6 @@ def _rate(step: int, params: GanParams) -> float:
     return warm * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * late)) / 2)
 
 
-def _metrics(losses_: Tensor) -> Metrics:
+def _metrics(losses_: Tensor, monitor: Monitor) -> Metrics:
     discriminator, generator = losses_.tolist()
-    return {"discriminator_loss": discriminator, "generator_loss": generator}
+    return {"discriminator_loss": discriminator, "generator_loss": generator, **monitor.look()}
