@@ -74,6 +74,7 @@ def report(tx: Connection, job_id: str, attempt: int, *, progress: float, stage:
     thousand a job, however long it takes. Ground that is gone over again after a crash gives the same figures again.
     """
     drafts = []
+    progress = round(progress, 5)
     known = last(tx, job_id, "progress")
     if known is None or (known.attempt, known.data["stage"]) != (attempt, stage) or abs(progress - known.data["progress"]) >= PROGRESS_STEP:
         drafts.append(Draft("progress", {"progress": progress, "stage": stage, "eta_s": eta_s}))

@@ -31,6 +31,8 @@ CALLS = {
     ("GET", "/jobs"),
     ("GET", "/jobs/{job_id}"),
     ("POST", "/jobs/{job_id}/cancel"),
+    ("GET", "/jobs/{job_id}/events"),
+    ("GET", "/jobs/{job_id}/metrics"),
     ("GET", "/models"),
     ("GET", "/models/{name}"),
     ("GET", "/models/{name}/report"),
@@ -157,7 +159,7 @@ def test_an_api_on_an_empty_database_does_not_start_and_says_what_to_run(tmp_pat
     ended = python("-m", "app.main", CUVEE_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", CUVEE_PORT="0")
     assert (ended.returncode, ended.stderr) == (
         1,
-        "cuvee api: expected schema revision 0003, found an empty database; run `cuvee migrate` with the same CUVEE_DATABASE_URL\n",
+        "cuvee api: expected schema revision 0004, found an empty database; run `cuvee migrate` with the same CUVEE_DATABASE_URL\n",
     )
 
 

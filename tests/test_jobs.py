@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app import jobs
+from app import events, jobs
 from app.db import Database, checkpoints
 from app.db import jobs as table
 from app.errors import Conflict, LeaseLost, NotFound
@@ -141,11 +141,14 @@ def test_a_zombie_can_write_nothing(db: Database, write: Callable[[Connection, L
     zombie = claimed(db, "a")
     expire(db, zombie)
     claimed(db, "b")
+    with db.read() as tx:
+        told = events.last_number(tx, zombie.id)
 
     with pytest.raises(LeaseLost, match="attempt 1 no longer holds"), db.write() as tx:
         write(tx, zombie.lease)
 
     with db.read() as tx:
+        assert events.last_number(tx, zombie.id) == told
         job = jobs.get(tx, zombie.id)
         assert (job.state, job.attempt, job.progress, job.model_id, job.error) == ("running", 2, 0.0, None, None)
         assert jobs.last_checkpoint(tx, job.id) is None

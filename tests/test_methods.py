@@ -30,7 +30,8 @@ from worker.assignment import Assignment
 from worker.checkpoint import weights
 from worker.evaluate.between import once
 from worker.methods import find, gan
-from worker.nets import RUN, Blend, Discriminator
+from worker.monitor import Monitor
+from worker.nets import RUN, Blend, Discriminator, Generator
 from worker.pipeline import work
 from worker.training import Metrics, Trained, TrainingRefused, TrainingSet
 
@@ -120,6 +121,62 @@ def test_a_gan_resumed_from_any_checkpoint_has_the_weights_of_an_uninterrupted_o
     assert weights_of(resumed) == weights_of(whole)
 
 
+class Unwatched(Recorder):
+    """A run that nobody asks how it goes."""
+
+    def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
+        pass
+
+
+def test_a_gan_that_is_looked_at_ends_in_the_weights_of_one_that_is_not(rows: TrainingSet) -> None:
+    assert weights_of(train(rows, Recorder())) == weights_of(train(rows, Unwatched()))
+
+
+def test_how_near_the_rows_of_a_gan_are_is_told_while_it_learns(rows: TrainingSet) -> None:
+    run = Recorder()
+    train(rows, run, blend=2)
+    game = run.metrics[-60:]
+    assert all(0 < metrics["spearman_gap"] < 1 for metrics in game)
+    assert not any("spearman_gap" in metrics for metrics in run.metrics[:-60])
+
+
+class Poured(nn.Module):
+    """A generator that gives what it is told to, and counts how often it is asked."""
+
+    latent = 16
+
+    def __init__(self, fields: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.read, self.fields, self.asked = torch.zeros(1), fields, 0
+
+    def forward(self, latent: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        return self.fields(latent[:, : len(codec.FIELDS)])
+
+
+def looking(rows: TrainingSet, *generators: Poured) -> Monitor:
+    return Monitor(rows, cast(list[Generator], list(generators)))
+
+
+def test_a_look_tells_columns_that_have_nothing_to_do_with_each_other_from_better_ones(rows: TrainingSet) -> None:
+    correlations = torch.from_numpy(np.corrcoef(rows.codec.scores(rows.wines).T)).float()
+    factor = torch.linalg.cholesky(correlations)
+    independent = looking(rows, Poured(lambda z: z)).look()["spearman_gap"]
+    together = looking(rows, Poured(lambda z: z @ factor.T)).look()["spearman_gap"]
+    assert together < independent / 2
+
+
+def test_looks_cost_a_hundredth_of_the_training_whoever_asks(rows: TrainingSet) -> None:
+    generator = Poured(lambda z: z)
+    monitor = looking(rows, generator)
+    assert len({monitor.look()["spearman_gap"] for _ in range(100)}) == 1  # what was seen last, while another look is too dear
+    assert generator.asked == 1
+
+
+def test_numbers_that_are_not_finite_have_no_gap(rows: TrainingSet) -> None:
+    assert looking(rows, Poured(lambda z: z / 0), Poured(lambda z: z)).look() == {}
+
+
 def test_a_checkpoint_may_be_taken_after_every_step_of_what_is_not_done_again(rows: TrainingSet) -> None:
     run = Recorder()
     train(rows, run, classifier_steps=40, blend=2, discriminators=2)
@@ -132,10 +189,12 @@ def test_a_checkpoint_of_other_networks_is_not_used_and_the_job_is_done_anew(few
     other = Silent()
     work(replace(job, params=job.params | {"hidden": 8}), other)
 
-    resumed = work(replace(job, checkpoint=other.states[-1]), Silent())
+    watcher = Silent()
+    resumed = work(replace(job, checkpoint=other.states[-1]), watcher)
 
     assert unpack(resumed).parts == unpack(work(job, Silent())).parts
     assert "starting anew: the checkpoint does not fit what is trained here" in caplog.text
+    assert [line[:13] for line in watcher.lines] == ["starting anew"]
 
 
 def test_another_seed_gives_other_weights(rows: TrainingSet) -> None:

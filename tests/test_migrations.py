@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from app import datasets, jobs, migrations, registry
+from app import datasets, events, jobs, migrations, registry
 from app.db import Database, metadata
 from app.errors import DatabaseNotReady
 from app.jobs import Verdict
@@ -77,6 +77,21 @@ def test_a_verdict_in_words_goes_up_to_one_with_evidence_and_comes_down_again(da
 
         with db.read() as tx:
             assert {row.id: row.verdict for row in tx.execute(select)} == sentences
+
+
+def test_a_job_that_was_there_before_events_has_its_last_word(database_url: str) -> None:
+    with closing(Database(database_url)) as db:
+        migrations.upgrade(db, "0001")
+        datasets.install_starter(db)
+        with db.write() as tx:
+            tx.execute(JOB_OF_0001, [{"id": "a", "verdict": None}])
+
+        migrations.upgrade(db)
+
+        with db.read() as tx:
+            told = events.news(tx, "a", after=0, limit=10)
+    assert told.over
+    assert [(event.number, event.kind, event.data["state"]) for event in told.events] == [(1, "state", "succeeded"), (2, "end", "succeeded")]
 
 
 def test_two_processes_that_start_at_once_migrate_once(database_url: str) -> None:

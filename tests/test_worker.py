@@ -15,7 +15,7 @@ import psutil
 import pytest
 from safetensors.torch import load
 
-from app import datasets, jobs, registry
+from app import datasets, events, jobs, registry
 from app.bundle import DCR
 from app.db import Database
 from app.jobs import Job, Request
@@ -91,6 +91,14 @@ def child_of(process: subprocess.Popen[bytes]) -> psutil.Process:
     return psutil.Process(process.pid).children()[0]
 
 
+def lines(db: Database, job: Job) -> list[str]:
+    """What its watchers were told in words."""
+    with db.read() as tx:
+        told = events.news(tx, job.id, after=0, limit=10_000)
+    assert told.events[-1].kind == "end"
+    return [event.data["message"] for event in told.events if event.kind == "log"]
+
+
 def wait_until_training(db: Database, job: Job) -> None:
     wait_for(lambda: checkpointed_step(db, job) > 0)
 
@@ -131,6 +139,14 @@ def test_a_killed_training_is_noticed_and_resumed_from_its_checkpoint_by_another
 
     wait_for(lambda: read(db, job).state == "succeeded", timeout_s=180)
     assert models_of(db, job) == [read(db, job).model_id]
+    told = lines(db, job)
+    begun, lost, again, resumed = told[:4]
+    assert begun.startswith("attempt 1 begins on worker ")
+    assert lost.startswith("attempt 1 failed: the training process was killed (SIGKILL)")
+    assert lost.endswith("(failure 1 of 3, tried again in 5 s)")
+    assert again.startswith("attempt 2 begins on worker ")
+    assert resumed == f"goes on from the last checkpoint: {kept + 10} of 1010 steps were done"  # of the game, and 10 before it
+    assert "promoted: " in told[-1]
 
 
 @ON_SQLITE

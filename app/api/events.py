@@ -29,12 +29,6 @@ FORMATS = {"json": JSON, "csv": CSV}
 EventNumber = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class EventsQuery(Request):
-    """Where to go on."""
-
-    last_event_id: EventNumber | None = Field(None, description="for who can't set the header `Last-Event-ID`, which goes before it")
-
-
 class MetricsQuery(Request):
     """How to write the curves."""
 
@@ -81,25 +75,22 @@ _POINTS: dict[int | str, dict[str, Any]] = {
 
 def _after(
     job_id: Name,
-    asked: Annotated[EventsQuery, Query()],
     use: UseServices,
     response: Response,
-    last_event_id: Annotated[EventNumber | None, Header(description="the last event that came; those after it follow")] = None,
+    last_event_id: Annotated[EventNumber, Header(description="the last event that came; those after it follow")] = 0,
 ) -> int:
     """The number of the event to go on from, checked before anything is sent; 204 where the job is over and it was the last."""
-    after = last_event_id if last_event_id is not None else asked.last_event_id or 0
     with use.db.read() as tx:
         over = jobs.get(tx, job_id).state not in OPEN_STATES
         newest = events.last_number(tx, job_id)
-    if after > newest:
+    if last_event_id > newest:
         expected = f"the id of an event of job {job_id}, {newest} at most"
-        pointer = "/header/last-event-id" if last_event_id is not None else "/query/last_event_id"
-        detail = f"Last-Event-ID: expected {expected}, found {after}; leave it out to hear the job from the beginning"
-        raise InvalidInput(detail, [Fault(pointer, detail, expected=expected, found=str(after))])
-    if over and after == newest:
+        detail = f"last-event-id: expected {expected}, found {last_event_id}; leave it out to hear the job from the beginning"
+        raise InvalidInput(detail, [Fault("/header/last-event-id", detail, expected=expected, found=str(last_event_id))])
+    if over and last_event_id == newest:
         raise HTTPException(204)
     response.headers["Cache-Control"] = "no-store"
-    return after
+    return last_event_id
 
 
 @router.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=_STREAM)

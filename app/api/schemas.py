@@ -328,6 +328,12 @@ class JobView(View):
     last_progress_at: datetime | None
     finished_at: datetime | None
 
+    @computed_field(description="where it can be watched, and where its curves are")  # type: ignore[prop-decorator]
+    @property
+    def links(self) -> dict[str, str]:
+        """Addresses by what is there."""
+        return {what: f"/jobs/{self.id}/{what}" for what in ("events", "metrics")}
+
 
 class _ModelHead(View):
     id: str
