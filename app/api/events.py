@@ -103,7 +103,7 @@ async def watch_job(job_id: Name, after: Annotated[int, Depends(_after)], use: U
     |---|---|---|
     | `state` | `state`, `worker`, `failures` | at every change of state |
     | `progress` | `progress` (0 to 1), `stage`, `eta_s` | with each hundredth of the work, and each stage |
-    | `metric` | `progress`, `stage`, `step`, `steps`, `values` | with each thousandth of the work at most, once a job |
+    | `metric` | `progress`, `stage`, `step`, `steps`, `values` | with each thousandth of the work at most, and not again where a later attempt repeats it |
     | `log` | `level` (`info`, `warning`, `error`), `message` | attempts, resumption, failures and retries, warnings, the gate's verdict |
     | `end` | `state`, `model_id`, `error` | last |
 
