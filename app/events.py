@@ -3,7 +3,7 @@
 Numbers count from 1 within a job, without gaps, and are in the order of commits: whoever writes has changed the job's row
 first in the same transaction, so that any other writer of the same job waits until this one is over, and counts on from
 there. A reader that sees an event has therefore seen all before it, on PostgreSQL too, where a sequence would promise
-no such thing (docs/decisions/0015-events.md).
+no such thing (docs/decisions/0017-events.md).
 
 What is kept of a job is bounded: ``report`` says how.
 """
