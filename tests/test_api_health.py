@@ -148,7 +148,7 @@ def test_the_params_of_each_method_are_documented(api: httpx.Client, method: str
 def test_what_samples_takes_is_documented(api: httpx.Client) -> None:
     parameters = schema(api)["paths"]["/samples"]["get"]["parameters"]
     limits = {f"{name}_{end}" for name in MEASUREMENTS for end in ("min", "max")}
-    assert {p["name"] for p in parameters} == {"n", "quality", "type", "mix", "seed", "offset", "model", "include", "format"} | limits
+    assert {p["name"] for p in parameters} == {"n", "quality", "type", "mix", "min_dcr", "seed", "offset", "model", "include", "format"} | limits
 
 
 def test_every_format_of_samples_is_documented(api: httpx.Client) -> None:
