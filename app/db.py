@@ -50,6 +50,7 @@ datasets = sa.Table(
     sa.Column("snapped", sa.Integer, nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("deleted_at", sa.Double),  # its rows are gone, its name is not: jobs refer to it
 )
 
 jobs = sa.Table(
@@ -135,6 +136,17 @@ aliases = sa.Table(
     sa.Column("changed_at", sa.Double, nullable=False),
 )
 
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("call", sa.String(16), primary_key=True),  # the same key on two calls is two keys
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("resource", sa.String(64), nullable=False),  # the id of a job or dataset
+    sa.Column("created", sa.Boolean, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
 
 class now(FunctionElement[float]):  # noqa: N801 - it reads as the SQL function it is
     """Seconds since 1970 on the database's clock, fractions included."""
@@ -157,6 +169,7 @@ CHAMPION_LOCK = 0x63757660  # keys of advisory locks: any numbers, each with one
 STARTER_LOCK = 0x63757661
 DATASET_LOCK = 0x63757662
 MIGRATION_LOCK = 0x63757663
+IDEMPOTENCY_LOCK = 0x63757665
 
 
 def alone(tx: Connection, key: int) -> None:

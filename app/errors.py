@@ -48,6 +48,12 @@ class Conflict(CuveeError):
     slug = "conflict"
 
 
+class KeyReused(CuveeError):
+    """An idempotency key came with another request than the first time."""
+
+    slug = "idempotency-key-reused"
+
+
 class Unauthorised(CuveeError):
     """Credentials came that are not this deployment's."""
 
@@ -85,7 +91,7 @@ class LeaseLost(CuveeError):
 
 
 class DatasetDamaged(CuveeError):
-    """A file in the place of the original data is not the original: refused rather than used or passed over."""
+    """Rows that are not those that their hash stands for, in a file of the original data or in the database: refused rather than used or passed over."""
 
     slug = "dataset-damaged"
 

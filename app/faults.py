@@ -19,6 +19,8 @@ _EXPECTED = {
     "int_parsing_size": "a smaller whole number",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
     "float_parsing": "a number",
     "float_type": "a number",
     "greater_than_equal": "at least {ge}",

@@ -19,11 +19,19 @@ from app.formats import ARROW, CSV, NDJSON, PARQUET
 from app.wine import COLUMNS, FREE_SO2, MEASUREMENTS, NAMES, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Wines, concatenate, to_ticks
 
 MAX_FAULTS = 20  # told at once; nobody reads more
+COUNTED = 1000  # faults after which nobody goes on counting
 PART = 8192  # rows read at a time
 MAX_ROWS = 2**31  # where nobody says fewer
 LARGEST = 1e300  # a whole number beyond it may fit no float
 SHOWN = 40  # characters of a wrong cell
 _OFF_GRID = 1e-6  # ticks; a decimal read as a float is nearer than this to its tick
+_NOT_TEXT = {  # what people send as CSV
+    b"\x1f\x8b": "gzip; unpack it first",
+    b"PK\x03\x04": "a zip (or a workbook, .xlsx); unpack it, or save the sheet as CSV",
+    b"PAR1": f"Parquet; say so (Content-Type: {PARQUET})",
+    b"\xff\xfe": "UTF-16; save it as UTF-8",
+    b"\xfe\xff": "UTF-16; save it as UTF-8",
+}
 
 _Read = tuple[Floats, NDArray[np.int64], NDArray[np.bool_]]  # measurements (rows, 11), quality and whether red, both (rows,)
 Cells = Sequence[Any]  # of one row, in the order of NAMES: text from CSV, JSON values, numbers from Arrow
@@ -75,6 +83,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
     """The lines of a CSV that are not blank, each with its number in the file."""
     start = file.read(4096)
     file.seek(0)
+    if (packed := next((kind for magic, kind in _NOT_TEXT.items() if start.startswith(magic)), None)) is not None:
+        raise InvalidInput(f"expected CSV in UTF-8, found {packed}")
     separator = ";" if b";" in start.split(b"\n", 1)[0] else ","
     text = io.TextIOWrapper(file, "utf-8-sig", newline="")
     try:
@@ -102,11 +112,14 @@ def _at_most(rows: Iterator[tuple[int, Cells]], most: int) -> Iterator[tuple[int
 def _check_header(header: list[str]) -> None:
     if sorted(header) == sorted(NAMES):
         return
-    missing, extra = [n for n in NAMES if n not in header], [n for n in header if n not in NAMES]
-    twice = [n for n in NAMES if header.count(n) > 1]
     said = ", ".join(repr(n[:40]) for n in header[:20]) or "an empty file"
-    detail = f"the first line must name the 13 columns; missing: {', '.join(missing) or 'none'}; unknown: {', '.join(e[:40] for e in extra[:20]) or 'none'}"
-    detail += f"; more than once: {', '.join(twice)}" if twice else ""
+    if len(header) < 2:
+        detail = f"expected a first line with the names of the 13 columns, commas or semicolons between them, found {said}"
+    else:
+        missing, extra = [n for n in NAMES if n not in header], [n[:40] or "a column without a name" for n in header if n not in NAMES]
+        detail = f"the first line must name the 13 columns; missing: {', '.join(missing) or 'none'}; unknown: {', '.join(extra[:20]) or 'none'}"
+        twice = [n for n in NAMES if header.count(n) > 1]
+        detail += f"; more than once: {', '.join(twice)}" if twice else ""
     raise InvalidInput(detail, [Fault("/body/line/1", detail, expected=", ".join(NAMES), found=said)])
 
 
@@ -236,12 +249,25 @@ _READERS: dict[str, Callable[[BinaryIO, int], Iterator[Table]]] = {CSV: _csv, ND
 
 
 def _tables(rows: Iterator[tuple[int, Cells]], unit: str, numbers: _Numbers) -> Iterator[Table]:
-    """Rows, each with its place in the file, as tables of at most ``PART``."""
-    while part := list(islice(rows, PART)):
-        measurements, quality, red = _read_columns([cells for _, cells in part], numbers) or _read_rows(part, unit, numbers)
+    """Rows, each with its place in the file, as tables of at most ``PART``; after a fault none, but the rest is read to count the others."""
+    faults: list[Fault] = []
+    while len(faults) < COUNTED and (part := list(islice(rows, PART))):
+        read = _read_columns([cells for _, cells in part], numbers) or _read_rows(part, unit, numbers, faults)
+        if faults:
+            continue
+        measurements, quality, red = read
         ticks = to_ticks(measurements)
         off_grid = np.abs(measurements * [c.scale for c in COLUMNS] - ticks) > _OFF_GRID
         yield Table(Wines(ticks, quality, red), int(off_grid.sum()))
+    if faults:
+        raise InvalidInput(_told(faults), faults[:MAX_FAULTS])
+
+
+def _told(faults: list[Fault]) -> str:
+    """The first fault in full, and how many there are."""
+    count = f"{COUNTED} or more" if len(faults) >= COUNTED else str(len(faults))
+    others = "" if len(faults) == 1 else f" (the first of {count} faults{f', of which {MAX_FAULTS} are listed' if len(faults) > MAX_FAULTS else ''})"
+    return f"the table has cells that are not a wine's: {faults[0].detail}{others}"
 
 
 def _read_columns(rows: Sequence[Cells], numbers: _Numbers) -> _Read | None:
@@ -261,9 +287,8 @@ def _read_columns(rows: Sequence[Cells], numbers: _Numbers) -> _Read | None:
     return measurements, quality.astype(np.int64), np.array(types) == "red"
 
 
-def _read_rows(part: Sequence[tuple[int, Cells]], unit: str, numbers: _Numbers) -> _Read:
-    """Row by row; ``InvalidInput`` names the first cells that are wrong."""
-    faults: list[Fault] = []
+def _read_rows(part: Sequence[tuple[int, Cells]], unit: str, numbers: _Numbers, faults: list[Fault]) -> _Read:
+    """Row by row; what is wrong goes to the ``faults``, until they are enough."""
     measurements = np.empty((len(part), len(COLUMNS)))
     quality, red = np.empty(len(part), dtype=np.int64), np.empty(len(part), dtype=np.bool_)
     for i, (place, cells) in enumerate(part):
@@ -272,10 +297,8 @@ def _read_rows(part: Sequence[tuple[int, Cells]], unit: str, numbers: _Numbers) 
         else:
             faults += _read_row(unit, place, cells, numbers.one, measurements[i])
             quality[i], red[i] = _quality(numbers.one(cells[-2])) or 0, cells[-1] == "red"
-        if len(faults) >= MAX_FAULTS:
+        if len(faults) >= COUNTED:
             break
-    if faults:
-        raise InvalidInput("the table has cells that are not a wine's; the first are listed", faults[:MAX_FAULTS])
     return measurements, quality, red
 
 

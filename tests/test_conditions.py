@@ -20,7 +20,7 @@ from app.noise import MAX_ROW
 from app.sampler import BLOCK, PROBE_SEED, Condition, Range, Sampler
 from app.settings import Settings
 from app.wine import COLUMNS, MEASUREMENTS, Wines
-from tests.conftest import Silent, assignment, csv_of, serve
+from tests.conftest import Silent, assignment, csv_of, serve, stored
 from tests.test_api_samples import serve_starter
 from worker.pipeline import work
 
@@ -223,7 +223,7 @@ def test_a_check_says_that_the_training_rows_are_not_here(api: httpx.Client) -> 
 
 
 def test_a_check_counts_the_training_rows_behind_a_condition(sqlite_db: Database, few_wines: Wines) -> None:
-    uploaded = datasets.upload(sqlite_db, csv_of(few_wines), name="few")
+    uploaded = stored(sqlite_db, csv_of(few_wines))
     bundle = work(replace(assignment(few_wines, holdout=0), dataset_id=uploaded.id), Silent())
     with sqlite_db.write() as tx:
         registry.publish(tx, unpack(bundle), bundle, job_id=None)

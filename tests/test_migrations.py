@@ -20,6 +20,9 @@ from app.db import Database, metadata
 from app.errors import DatabaseNotReady
 from app.jobs import Verdict
 
+DATASET_OF_0001 = sa.text(
+    "INSERT INTO datasets (id, sha256, source, name, rows, synthetic, snapped, content, created_at) VALUES ('starter', 's', 's', 's', 1, :yes, 0, :content, 0)"
+)
 JOB_OF_0001 = sa.text(
     "INSERT INTO jobs (id, method, dataset_id, params, seed, priority, promote, warnings, state, attempt, failures, run_after, progress, metrics, "
     "verdict, created_at) VALUES (:id, 'gan', 'starter', '{}', 1, 0, 'auto', '[]', 'succeeded', 1, 0, 0, 1, '{}', :verdict, 0)"
@@ -64,8 +67,8 @@ def test_a_verdict_in_words_goes_up_to_one_with_evidence_and_comes_down_again(da
     select = sa.text("SELECT id, verdict FROM jobs ORDER BY id")
     with closing(Database(database_url)) as db:
         migrations.upgrade(db, "0001")
-        datasets.install_starter(db)
         with db.write() as tx:
+            tx.execute(DATASET_OF_0001, {"yes": True, "content": b""})
             tx.execute(JOB_OF_0001, [{"id": job, "verdict": verdict} for job, verdict in sentences.items()])
 
         migrations.upgrade(db)
@@ -82,8 +85,8 @@ def test_a_verdict_in_words_goes_up_to_one_with_evidence_and_comes_down_again(da
 def test_a_job_that_was_there_before_events_has_its_last_word(database_url: str) -> None:
     with closing(Database(database_url)) as db:
         migrations.upgrade(db, "0001")
-        datasets.install_starter(db)
         with db.write() as tx:
+            tx.execute(DATASET_OF_0001, {"yes": True, "content": b""})
             tx.execute(JOB_OF_0001, [{"id": "a", "verdict": None}])
 
         migrations.upgrade(db)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 
 from app.errors import Fault, InvalidInput
-from app.tables import read_csv
+from app.tables import PART, read_csv
 from app.wine import NAMES
 
 HEADER = ",".join(NAMES)
@@ -84,8 +86,17 @@ def test_a_long_cell_is_told_by_its_beginning() -> None:
     assert faults(table({"pH": "x" * 1000}))[0].found == "x" * 40
 
 
-def test_at_most_twenty_faults_are_told() -> None:
-    assert len(faults(table(*[{"pH": "9", "quality": "x", "type": "blue"}] * 30))) == 20
+@pytest.mark.parametrize(
+    ("bad", "good", "told"),
+    [(1, 0, "found 9"), (2, PART, "(the first of 2 faults)"), (30, 0, "(the first of 30 faults, of which 20 are listed)"), (1200, 0, "1000 or more faults")],
+)
+def test_the_first_twenty_faults_are_listed_and_the_others_counted(bad: int, good: int, told: str) -> None:
+    rows = [{"pH": "9"}, *[{}] * good, *[{"pH": "9"}] * (bad - 1)]  # with good ones between, the last is in another part than the first
+    with pytest.raises(InvalidInput) as refused:
+        read_csv(table(*rows))
+    assert len(refused.value.faults) == min(bad, 20)
+    assert refused.value.detail.startswith("the table has cells that are not a wine's: line 2, pH: expected a number from 2.0 to 5.0 (pH), found 9")
+    assert told in refused.value.detail
 
 
 def test_a_missing_and_an_unknown_column_are_named() -> None:
@@ -118,6 +129,31 @@ def test_bytes_that_are_not_utf_8_are_told_by_their_position() -> None:
     data = HEADER.encode() + b"\n\xff"
     with pytest.raises(InvalidInput, match=f"expected CSV in UTF-8, found byte 0xff at position {len(HEADER) + 1}"):
         read_csv(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (gzip.compress(b"fixed_acidity"), "gzip; unpack it first"),
+        (b"PAR1", "Parquet; say so (Content-Type: application/vnd.apache.parquet)"),
+        (HEADER.encode("utf-16"), "UTF-16; save it as UTF-8"),
+        (b"PK\x03\x04", "a zip (or a workbook, .xlsx); unpack it, or save the sheet as CSV"),
+    ],
+)
+def test_what_is_often_sent_as_csv_is_told_by_its_name(data: bytes, found: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        read_csv(data)
+    assert refused.value.detail == f"expected CSV in UTF-8, found {found}"
+
+
+def test_another_separator_is_told_of() -> None:
+    with pytest.raises(InvalidInput, match=r"names of the 13 columns, commas or semicolons between them, found 'fixed_acidity\\tvolatile_acidity"):
+        read_csv(table({}).replace(b",", b"\t"))
+
+
+def test_a_column_without_a_name_is_told_of() -> None:
+    with pytest.raises(InvalidInput, match=r"missing: none; unknown: a column without a name$"):
+        read_csv(f",{HEADER}".encode())
 
 
 def test_what_is_not_csv_is_refused() -> None:

@@ -21,7 +21,7 @@ from app.db import Database
 from app.jobs import Job, Request
 from app.params import resolve
 from app.sampler import Condition, Sampler
-from tests.conftest import tiny_params, wait_for
+from tests.conftest import stored, tiny_params, wait_for
 
 FEW_WINES = b"".join((Path(datasets.__file__).parent / "starter" / datasets.STARTER_FILE).read_bytes().splitlines(keepends=True)[:401])
 LEASE_S = 2.0
@@ -68,7 +68,7 @@ def workers(db: Database) -> Iterator[Workers]:
 def enqueue(db: Database, method: str = "gan", **given: object) -> Job:
     tiny = tiny_params(method)
     params = resolve(method, tiny | given).model_dump()
-    few = datasets.upload(db, FEW_WINES, name="few wines, so that their report is quick")
+    few = stored(db, FEW_WINES)  # few, so that their report is quick
     with db.write() as tx:
         return jobs.enqueue(tx, Request(method=method, dataset_id=few.id, params=params, seed=3))
 

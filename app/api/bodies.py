@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+from typing import BinaryIO, cast
+
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
 from app.errors import Fault, TooLarge, UnsupportedMediaType
+from app.formats import ARROW, CSV, NDJSON, PARQUET
 
 JSON_TYPES = ("application/json",)
-CSV_TYPES = ("text/csv", "application/csv")
+TABLES = (CSV, NDJSON, PARQUET, ARROW)
+_OTHER_NAMES = {"application/csv": CSV}  # not registered, but said
+SPOOL = 2**20  # bytes of a table that are kept in memory; more goes to a file that is deleted with the request
 
 
 async def takes_json(request: Request) -> None:
@@ -17,14 +24,34 @@ async def takes_json(request: Request) -> None:
     check_type(request, JSON_TYPES)
 
 
-def check_type(request: Request, accepted: tuple[str, ...]) -> None:
-    """``UnsupportedMediaType`` unless the body is of one of these types."""
+def check_type(request: Request, accepted: tuple[str, ...]) -> str:
+    """The type of the body; ``UnsupportedMediaType`` unless it is one of these, and not compressed."""
     header = request.headers.get("content-type", "")
-    if header.split(";")[0].strip().lower() not in accepted:
+    media_type = header.split(";")[0].strip().lower()
+    media_type = _OTHER_NAMES.get(media_type, media_type)
+    if media_type not in accepted:
         found = header or "no Content-Type"
         expected = " or ".join(accepted)
         detail = f"expected a body of Content-Type {expected}, found {found}"
         raise UnsupportedMediaType(detail, [Fault("/header/content-type", detail, expected=expected, found=found)])
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":  # a few compressed bytes can be any number once they are not
+        detail = f"expected a body without Content-Encoding, found {coding[:40]}; send it uncompressed (a table as Parquet is small)"
+        raise UnsupportedMediaType(detail, [Fault("/header/content-encoding", detail, expected="none", found=coding[:40])])
+    return media_type
+
+
+async def spooled(request: Request) -> BinaryIO:
+    """The body as a file to read from its start, mostly on disk; whoever asked closes it."""
+    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(SPOOL))  # noqa: SIM115
+    try:
+        async for chunk in request.stream():
+            await run_in_threadpool(file.write, chunk)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 class BodyLimit:

@@ -1,25 +1,34 @@
-"""Datasets over HTTP: list, show, upload."""
+"""Datasets over HTTP: list, show, upload, delete."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import hashlib
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 
-from app import datasets
-from app.api.bodies import CSV_TYPES, check_type
-from app.api.schemas import DatasetView, Name, NewDataset, Page
-from app.api.services import UseServices
+from app import datasets, idempotency, uploads
+from app.api.bodies import TABLES, check_type, spooled
+from app.api.idempotency import REPLAYED, GivenKey, say
+from app.api.schemas import DatasetView, DeleteDataset, Name, NewDataset, Page
+from app.api.services import Services, UseServices, warning_header
+from app.datasets import Dataset
+from app.errors import Conflict, NotFound
+from app.formats import CSV
+from app.idempotency import Key, Made
+from app.uploads import Canonical
 from app.wine import NAMES
 
 router = APIRouter(tags=["datasets"])
 
-_CSV_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"text/csv": {"schema": {"type": "string"}, "example": ",".join(NAMES) + "\n7.4,0.7,0.0,1.9,0.076,11,34,0.9978,3.51,0.56,9.4,5,red\n"}},
-    }
+_TABLE: dict[str, Any] = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in TABLES}
+_TABLE[CSV] = {"schema": {"type": "string"}, "example": ",".join(NAMES) + "\n7.4,0.7,0.0,1.9,0.076,11,34,0.9978,3.51,0.56,9.4,5,red\n"}
+_BODY = {"requestBody": {"required": True, "content": _TABLE}}
+_UPLOADED: dict[int | str, dict[str, Any]] = {
+    200: {"model": DatasetView, "description": "these rows were stored already"},
+    201: {"description": "stored", "headers": REPLAYED},
 }
 
 
@@ -37,10 +46,54 @@ def show_dataset(dataset_id: Name, use: UseServices) -> DatasetView:
         return DatasetView.model_validate(datasets.get(tx, dataset_id))
 
 
-@router.post("/datasets", status_code=201, openapi_extra=_CSV_BODY)
-async def upload_dataset(request: Request, response: Response, asked: Annotated[NewDataset, Query()], use: UseServices) -> DatasetView:
-    """Stores a CSV with the 13 columns; its `id` is what `POST /train` takes as `dataset`. The same rows have the same id."""
-    check_type(request, CSV_TYPES)
-    dataset = await run_in_threadpool(datasets.upload, use.db, await request.body(), name=asked.name)
+@router.post("/datasets", status_code=201, openapi_extra=_BODY, responses=_UPLOADED)
+async def upload_dataset(request: Request, response: Response, asked: Annotated[NewDataset, Query()], use: UseServices, key: GivenKey) -> DatasetView:
+    """Stores a table of the 13 columns (CSV, NDJSON, Parquet, Arrow); its `id` is what `POST /train` takes as `dataset`.
+
+    The same rows in the same order have the same id, whatever they came in: uploaded again they are answered with 200
+    and the dataset as it is. Every cell is looked at before anything is stored, and the first faults are listed.
+    """
+    media_type = check_type(request, TABLES)
+    with await spooled(request) as file:
+        dataset, made, warnings = await run_in_threadpool(_upload, use, file, media_type, asked.name, key)
+    response.status_code = 201 if made.created else 200
     response.headers["Location"] = f"/datasets/{dataset.id}"
+    response.headers.update(warning_header(warnings))
+    say(response, made)
     return DatasetView.model_validate(dataset)
+
+
+@router.delete("/datasets/{dataset_id}", status_code=204)
+def delete_dataset(dataset_id: Name, asked: Annotated[DeleteDataset, Query()], use: UseServices) -> None:
+    """Drops the rows of a dataset. Refused with 409 while a job or model refers to it, unless `force`; while a job on it is not over, in any case."""
+    with use.db.write() as tx:
+        datasets.delete(tx, dataset_id, force=asked.force)
+
+
+def _upload(use: Services, file: BinaryIO, media_type: str, name: str, given: str | None) -> tuple[Dataset, Made, tuple[str, ...]]:
+    """The dataset of this table, how it came about, and what is to be said of it; a table that came before is not read again."""
+    key = None if given is None else Key("datasets", given, _fingerprint(file, media_type, name))
+    warnings: tuple[str, ...] = ()
+    with use.db.read() as tx:
+        made = idempotency.find(tx, key)
+    if made is None:
+        upload = uploads.read(file, media_type, max_bytes=use.settings.max_upload_bytes)
+        warnings = upload.warnings
+        with use.db.write() as tx:
+            made = idempotency.once(tx, key, lambda: _add(tx, upload, name))
+    try:
+        with use.db.read() as tx:
+            return datasets.get(tx, made.resource), made, warnings
+    except NotFound as error:
+        raise Conflict(f"what this Idempotency-Key made is there no more: {error.detail}, with another key") from error
+
+
+def _fingerprint(file: BinaryIO, media_type: str, name: str) -> str:
+    content = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    file.seek(0)
+    return idempotency.fingerprint(content, media_type, name)
+
+
+def _add(tx: Connection, upload: Canonical, name: str) -> Made:
+    dataset, created = datasets.add(tx, upload, name=name)
+    return Made(dataset.id, created)

@@ -6,35 +6,35 @@ import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from sqlalchemy.engine import Connection
 
-from app import datasets, jobs, params, registry
+from app import datasets, idempotency, jobs, params, registry
 from app.api.bodies import takes_json
+from app.api.idempotency import REPLAYED, GivenKey, say
 from app.api.schemas import JobPage, JobView, Name, TrainRequest
 from app.api.services import Services, UseServices, warning_header
 from app.errors import Conflict, Fault, InvalidInput, NotFound
+from app.idempotency import Key, Made
 from app.jobs import Request
 
 router = APIRouter(tags=["training"])
 
 
-@router.post("/train", status_code=202, dependencies=[Depends(takes_json)])
-def train(asked: TrainRequest, use: UseServices, response: Response) -> JobView:
-    """Queues a training job; a worker takes it up. `Location` is where to watch it."""
-    dataset, warnings = _choose(asked, use)
-    resolved = _resolve(asked, use, dataset)
-    request = Request(
-        method=asked.method,
-        dataset_id=dataset.id,
-        params=resolved,
-        seed=secrets.randbits(32) if asked.seed is None else asked.seed,
-        priority=asked.priority,
-        promote=asked.promote,
-        warnings=tuple(warnings),
-    )
-    with use.db.write() as tx:
-        job = jobs.enqueue(tx, request)
+@router.post("/train", status_code=202, dependencies=[Depends(takes_json)], responses={202: {"headers": REPLAYED}})
+def train(asked: TrainRequest, use: UseServices, response: Response, key: GivenKey) -> JobView:
+    """Queues a training job; a worker takes it up. `Location` is where to watch it. A replayed answer shows the job as it is by then."""
+    mine = None if key is None else Key("train", key, _fingerprint(asked))
+    with use.db.read() as tx:
+        made = idempotency.find(tx, mine)
+    if made is None:  # else it matters no more whether the data can be had, or what an alias stands for by now
+        request = _request(asked, use)
+        with use.db.write() as tx:
+            made = idempotency.once(tx, mine, lambda: _enqueue(tx, request))
+    with use.db.read() as tx:
+        job = jobs.get(tx, made.resource)
     response.headers["Location"] = f"/jobs/{job.id}"
-    response.headers.update(warning_header(warnings))
+    response.headers.update(warning_header(job.warnings))
+    say(response, made)
     return JobView.model_validate(job)
 
 
@@ -59,6 +59,33 @@ def cancel_job(job_id: Name, use: UseServices) -> JobView:
         return JobView.model_validate(jobs.cancel(tx, job_id))
 
 
+def _fingerprint(asked: TrainRequest) -> str:
+    """Of what was asked for, its defaults filled in: not of what the server then picked, which another time may be another."""
+    complete = params.resolve(asked.method, asked.params).model_dump()
+    return idempotency.fingerprint(asked.model_dump() | {"params": complete})
+
+
+def _request(asked: TrainRequest, use: Services) -> Request:
+    dataset, warnings = _choose(asked, use)
+    return Request(
+        method=asked.method,
+        dataset_id=dataset.id,
+        params=_resolve(asked, use, dataset),
+        seed=secrets.randbits(32) if asked.seed is None else asked.seed,
+        priority=asked.priority,
+        promote=asked.promote,
+        warnings=tuple(warnings),
+    )
+
+
+def _enqueue(tx: Connection, request: Request) -> Made:
+    try:
+        datasets.hold(tx, request.dataset_id)
+    except NotFound as error:
+        raise _no_dataset(error, request.dataset_id) from error
+    return Made(jobs.enqueue(tx, request).id)
+
+
 def _resolve(asked: TrainRequest, use: Services, dataset: datasets.Dataset) -> dict[str, object]:
     """The complete params, an alias in ``classifier`` pinned to the model that it stands for now."""
     resolved = params.resolve(asked.method, asked.params).model_dump()
@@ -77,4 +104,8 @@ def _choose(asked: TrainRequest, use: Services) -> tuple[datasets.Dataset, list[
     try:
         return datasets.choose(use.db, use.settings, asked.dataset)
     except NotFound as error:
-        raise InvalidInput(error.detail, [Fault("/body/dataset", error.detail, expected="a dataset's id", found=asked.dataset)]) from error
+        raise _no_dataset(error, asked.dataset) from error
+
+
+def _no_dataset(error: NotFound, found: str | None) -> InvalidInput:
+    return InvalidInput(error.detail, [Fault("/body/dataset", error.detail, expected="a dataset's id", found=found)])

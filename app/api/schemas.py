@@ -56,6 +56,12 @@ class NewDataset(Request):
     name: Printable = Field("upload", max_length=200)
 
 
+class DeleteDataset(Request):
+    """How much a deletion may break."""
+
+    force: bool = Field(False, description="also where jobs and models refer to it; their rows can't be shown or trained on any more")
+
+
 Format = Literal["json", "ndjson", "csv", "parquet", "arrow"]
 Include = Literal["row", "p_real", "predicted_quality"]
 ROUNDING = 1e-6  # ticks

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
@@ -16,7 +15,7 @@ from starlette.responses import StreamingResponse
 from app import tables
 from app.api import queries
 from app.api.answers import media_type_of
-from app.api.bodies import CSV_TYPES, JSON_TYPES, check_type
+from app.api.bodies import JSON_TYPES, TABLES, check_type, spooled
 from app.api.samples import FORMATS
 from app.api.schemas import ReasonView, ScoreAnswer, ScoreQuery, ScoreRequest, ScoreView, wines_of
 from app.api.services import Services, UseServices
@@ -30,9 +29,7 @@ from app.wine import COLUMNS, MEASUREMENTS, Wines, concatenate
 
 router = APIRouter(tags=["score"])
 
-TABLES = (CSV, NDJSON, PARQUET, ARROW)
 SHORT = 2000  # rows of a table that is answered whole; the scores of a longer one are sent part by part
-SPOOL = 2**20  # bytes of a table that are kept in memory; more goes to a file that is deleted with the request
 
 _STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
 _OPENAPI: dict[str, Any] = queries.parameters(ScoreQuery) | {
@@ -63,9 +60,7 @@ async def score(request: Request, asked: Annotated[ScoreQuery, Depends(queries.r
     another is asked for. A table is read through before the first score is sent, so that a bad cell is an error and
     not half an answer; then it is scored and sent part by part.
     """
-    check_type(request, (*JSON_TYPES, *TABLES, *CSV_TYPES))
-    came = request.headers["content-type"].split(";")[0].strip().lower()
-    came = CSV if came in CSV_TYPES else came
+    came = check_type(request, (*JSON_TYPES, *TABLES))
     goes = FORMATS[asked.format] if asked.format else media_type_of(request, None, {"same": came} | FORMATS)
     if came == JSON:
         return await _score_rows(await request.body(), asked, use, goes)
@@ -92,10 +87,8 @@ async def _score_rows(body: bytes, asked: ScoreQuery, use: Services, goes: str) 
 async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
     model = await use.pour(lambda: use.cellar.get(asked.model or "champion"))
     columns = await use.pour(lambda: _columns(model, explain=bool(asked.explain)))
-    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(SPOOL))  # noqa: SIM115 - closed when the answer is sent
+    file = await spooled(request)  # closed when the answer is sent
     try:
-        async for chunk in request.stream():
-            await run_in_threadpool(file.write, chunk)
         whole = await run_in_threadpool(_checked, file, came, use.settings.max_rows, model)
     except BaseException:
         file.close()
@@ -120,7 +113,6 @@ def _checked(file: BinaryIO, came: str, limit: int, model: OpenModel) -> Wines |
 
     ``InvalidInput`` for a cell that is no wine's, a type that the model never saw, or no row; else as ``tables.parts``.
     """
-    file.seek(0)
     rows, kept = 0, []
     for part in tables.parts(file, came, most=limit):
         model.scorer.check(part.wines, first=rows)
