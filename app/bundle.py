@@ -166,6 +166,10 @@ class Manifest(_Frozen):
     parts: dict[str, str] = Field(description="SHA-256 of each part")
 
 
+class _Format(BaseModel):
+    format: int
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A verified bundle; ``id`` and ``sha256`` are those of its bytes."""
@@ -210,7 +214,7 @@ def unpack(data: bytes) -> Bundle:
                 raise BundleInvalid(f"the bundle unpacks to more than {MAX_BYTES} bytes")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise BundleInvalid("the bundle's container is damaged: expected parts that are stored, found compressed ones")
-            files = {name: archive.read(name) for name in archive.namelist()}
+            files = {name: _read(archive, name) for name in archive.namelist()}
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise BundleInvalid(f"the bundle's container is damaged: {error}") from error
     manifest = _manifest(files.pop(MANIFEST, None))
@@ -222,17 +226,34 @@ def unpack(data: bytes) -> Bundle:
     return Bundle(sha256[:16], sha256, manifest, files)
 
 
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except zipfile.BadZipFile as error:
+        raise BundleInvalid(f"{name} is damaged, or the container around it: {error}") from error
+
+
 def _manifest(raw: bytes | None) -> Manifest:
     if raw is None:
         raise BundleInvalid(f"the bundle has no {MANIFEST}")
+    _check_format(raw)
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
         raise BundleInvalid(f"{MANIFEST} is damaged or of an unknown version: {error.error_count()} faults, first {error.errors()[0]}") from error
-    if manifest.format not in READABLE or manifest.columns != list(NAMES):
-        raise BundleInvalid(
-            f"expected bundle format {' or '.join(map(str, READABLE))} with columns {list(NAMES)}, found format {manifest.format} with {manifest.columns}"
-        )
+    if manifest.columns != list(NAMES):
+        raise BundleInvalid(f"expected a model of the columns {list(NAMES)}, found one of {manifest.columns}")
     if manifest.noise_layout != noise.LAYOUT:
         raise BundleInvalid(f"expected noise layout {noise.LAYOUT}, found {manifest.noise_layout}: the model would pour other rows than it did; train it again")
     return manifest
+
+
+def _check_format(raw: bytes) -> None:
+    """``BundleInvalid`` for a format that this version can't read: before all else, for its manifest may have other fields."""
+    try:
+        found = _Format.model_validate_json(raw).format
+    except ValidationError as error:
+        raise BundleInvalid(f"{MANIFEST} is damaged: expected JSON with a format, found {error.errors()[0]['msg']}") from error
+    if found not in READABLE:
+        how = "a newer version of Cuvée made it: upgrade this one" if found > FORMAT else "it is too old: train it again"
+        raise BundleInvalid(f"expected bundle format {' or '.join(map(str, READABLE))}, found format {found}; {how}")

@@ -127,13 +127,35 @@ models = sa.Table(
     sa.Column("pool", sa.Integer, nullable=False, server_default="0"),  # rows made in advance; 0: none
 )
 
+deleted_models = sa.Table(
+    "deleted_models",  # so that who asks for one is told more than that it is unknown
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("deleted_by", sa.String(128), nullable=False),
+    sa.Column("deleted_at", sa.Double, nullable=False),
+)
+
 aliases = sa.Table(
     "aliases",
     metadata,
     sa.Column("alias", sa.String(64), primary_key=True),
     sa.Column("model_id", sa.String(32), sa.ForeignKey("models.id"), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),  # of the change in alias_history that it comes from
+)
+
+alias_history = sa.Table(
+    "alias_history",  # only ever added to
+    metadata,
+    sa.Column("alias", sa.String(64), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),  # counts the changes of this alias from 1
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("model_id", sa.String(32)),  # no foreign key: the history outlives the model; null: the alias was deleted
+    sa.Column("below", sa.Integer),  # the version that undoing this one leads back to; null: none
     sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("changed_by", sa.String(128), nullable=False),
     sa.Column("changed_at", sa.Double, nullable=False),
+    sa.CheckConstraint("action IN ('set','rollback','delete')", name="action"),
 )
 
 idempotency_keys = sa.Table(
@@ -165,7 +187,7 @@ def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-CHAMPION_LOCK = 0x63757660  # keys of advisory locks: any numbers, each with one purpose
+REGISTRY_LOCK = 0x63757660  # of aliases, and of the models that they may stand for; keys of advisory locks: any numbers, each with one purpose
 STARTER_LOCK = 0x63757661
 DATASET_LOCK = 0x63757662
 MIGRATION_LOCK = 0x63757663

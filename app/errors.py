@@ -42,6 +42,18 @@ class NotFound(CuveeError):
     slug = "not-found"
 
 
+class Deleted(NotFound):
+    """It existed once, and somebody deleted it."""
+
+    slug = "deleted"
+
+
+class Stale(CuveeError):
+    """The thing is no longer as it was when the asker looked at it."""
+
+    slug = "stale"
+
+
 class Conflict(CuveeError):
     """The thing exists but is in a state that does not allow this."""
 

@@ -10,6 +10,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds report their 
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from app.errors import BundleInvalid
+
+_REFUSED = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.RuntimeException)
 
 
 @cache
@@ -19,8 +24,11 @@ def arithmetic() -> str:
 
 
 def session(graph: bytes) -> ort.InferenceSession:
-    """A session for an ONNX graph. One thread: for nets this small a second costs more than it brings."""
+    """A session for an ONNX graph; ``BundleInvalid`` if this ONNX Runtime can't run it. One thread: for nets this small a second costs more than it brings."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except _REFUSED as error:
+        raise BundleInvalid(f"expected a graph that ONNX Runtime {ort.__version__} can run, found one that it refuses: {error}") from error

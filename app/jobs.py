@@ -17,13 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from app import events
-from app.db import OPEN_STATES, checkpoints, jobs, now
+from app.db import OPEN_STATES, checkpoints, deleted_models, jobs, now
 from app.errors import Conflict, LeaseLost, NotFound
 from app.events import Draft
 
 MAX_FAILURES = 3  # attempts that may crash before the job is given up
 BACKOFF_S = 5.0  # before the first retry; doubles
 KEEP_CHECKPOINTS = 2
+COLLECT_AFTER_S = 24 * 3600.0  # from the end of a failed or cancelled job: so long its last checkpoints can be looked at
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 Promote = Literal["auto", "always", "never"]
@@ -97,6 +98,7 @@ class Job:
     stage: str | None
     metrics: dict[str, float]
     model_id: str | None
+    model_deleted_at: float | None
     verdict: Verdict | None
     error: str | None
     created_at: float
@@ -123,7 +125,10 @@ class Job:
         return round((self.read_at - self.started_at) * (1 - self.progress) / self.progress, 1)
 
 
-_COLUMNS = (*jobs.c, now().label("read_at"))
+_COLUMNS = (*jobs.c, sa.null().label("model_deleted_at"), now().label("read_at"))  # of a job that was just written: its model is there
+_JOBS = sa.select(*jobs.c, deleted_models.c.deleted_at.label("model_deleted_at"), now().label("read_at")).outerjoin(
+    deleted_models, deleted_models.c.id == jobs.c.model_id
+)
 
 
 def _job(row: Row[Any]) -> Job:
@@ -161,7 +166,7 @@ def enqueue(tx: Connection, request: Request) -> Job:
 
 def get(tx: Connection, job_id: str) -> Job:
     """The job; ``NotFound`` if there is none of that id."""
-    row = tx.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
+    row = tx.execute(_JOBS.where(jobs.c.id == job_id)).one_or_none()
     if row is None:
         raise NotFound(f"no job has the id {job_id!r}; GET /jobs lists them")
     return _job(row)
@@ -169,7 +174,7 @@ def get(tx: Connection, job_id: str) -> Job:
 
 def page(tx: Connection, *, state: State | None, limit: int, offset: int) -> list[Job]:
     """Jobs, newest first; those in ``state`` only, where one is given."""
-    query = sa.select(*_COLUMNS).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit).offset(offset)
+    query = _JOBS.order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit).offset(offset)
     if state is not None:
         query = query.where(jobs.c.state == state)
     return [_job(row) for row in tx.execute(query)]
@@ -323,7 +328,7 @@ def confirm_cancel(tx: Connection, lease: Lease) -> bool:
 
 
 def reap(tx: Connection) -> int:
-    """How many jobs it ended whose worker is gone: cancelling ones, and running ones without failures left.
+    """How many jobs it ended whose worker is gone: cancelling ones, and running ones without failures left. Old checkpoints go too.
 
     Any process may call it at any time; running abandoned jobs that may be tried again are left to ``claim``.
     """
@@ -339,7 +344,16 @@ def reap(tx: Connection) -> int:
         _tell(tx, job)
     for job in failed:
         _tell(tx, job, events.log(f"attempt {job.attempt} failed: {error}", "error"))
+    _collect(tx)
     return len(cancelled) + len(failed)
+
+
+def _collect(tx: Connection) -> None:
+    """Drops the checkpoints of jobs that failed or were cancelled long ago: nothing goes on from them."""
+    over = sa.select(jobs.c.id).where(
+        jobs.c.id == checkpoints.c.job_id, jobs.c.state.in_(("failed", "cancelled")), jobs.c.finished_at < now() - COLLECT_AFTER_S
+    )
+    tx.execute(sa.delete(checkpoints).where(over.correlate(checkpoints).exists()))
 
 
 def _fence(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:

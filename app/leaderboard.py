@@ -12,8 +12,8 @@ from typing import Any, Literal, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app import datasets, registry
-from app.db import aliases, models
+from app import aliases, datasets, registry
+from app.db import models
 from app.errors import Fault, InvalidInput, NotFound
 from app.measures import MEASURES, Better
 
@@ -166,9 +166,7 @@ def _rows(tx: Connection, ids: list[str]) -> list[dict[str, Any]]:
     """The rows of these models, in this order: asked for apart, since a column reads a report once more and only a page needs all of them."""
     query = sa.select(*(column.value.label(column.name) for column in COLUMNS)).where(models.c.id.in_(ids))
     rows = {row.model: dict(row._mapping) for row in tx.execute(query)}
-    names: dict[str, list[str]] = {}
-    for alias, model_id in tx.execute(sa.select(aliases.c.alias, aliases.c.model_id).where(aliases.c.model_id.in_(ids)).order_by(aliases.c.alias)):
-        names.setdefault(model_id, []).append(alias)
+    names = aliases.names_of(tx, ids)
     return [rows[model_id] | {"aliases": " ".join(names[model_id]) if model_id in names else None} for model_id in ids]
 
 

@@ -14,7 +14,7 @@ from fastapi_offline import FastAPIOffline
 from uvicorn.config import STARTUP_FAILURE
 
 from app import __version__, migrations
-from app.api import datasets, events, health, jobs, leaderboard, models, problems, samples, scores, variations
+from app.api import aliases, datasets, events, health, jobs, leaderboard, models, problems, samples, scores, variations
 from app.api.answers import Compressed
 from app.api.bodies import BodyLimit
 from app.api.feed import Feed
@@ -37,8 +37,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         db = Database(settings.database_url)
         migrations.check(db)
-        with closing(Pouring()) as pouring:
-            app.state.services = Services(settings, db, Cellar(db), pouring, Ahead(pouring, keep=settings.pour_ahead), Feed(db))
+        cellar = Cellar(db)
+        with closing(Pouring()) as pouring, cellar.watching():
+            app.state.services = Services(settings, db, cellar, pouring, Ahead(pouring, keep=settings.pour_ahead), Feed(db))
             yield
         db.close()
 
@@ -53,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, json=settings.max_json_bytes, table=settings.max_upload_bytes)
     app.add_middleware(Compressed)
     problems.install(app)
-    for noun in (samples, scores, variations, jobs, events, models, leaderboard, datasets, health):
+    for noun in (samples, scores, variations, jobs, events, models, aliases, leaderboard, datasets, health):
         app.include_router(noun.router)
     return app
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from app.bundle import ENCODER, Bundle, Manifest, Measure, Report, unpack
-from app.db import CHAMPION_LOCK, STARTER_LOCK, aliases, alone, jobs, models, now
-from app.errors import BundleInvalid, Conflict, NotFound
+from app import aliases
+from app.aliases import Alias
+from app.bundle import ENCODER, Bundle, Manifest, Measure, Report, model_id, unpack
+from app.db import STARTER_LOCK, alone, deleted_models, jobs, models, now
+from app.db import aliases as named
+from app.errors import BundleInvalid, Conflict, CuveeError, Deleted, NotFound
 from app.jobs import Comparison, Outcome, Promote, Verdict, verdict_from
 from app.measures import MEASURES
 
@@ -91,51 +96,114 @@ def publish(tx: Connection, bundle: Bundle, data: bytes, *, job_id: str | None) 
         "created_at": now(),
     }
     tx.execute(sa.insert(models).values(values))
+    tx.execute(sa.delete(deleted_models).where(deleted_models.c.id == bundle.id))  # it is back
 
 
 def resolve(tx: Connection, name: str) -> str:
-    """The id of the model that ``name``, an alias or an id, stands for; ``NotFound`` if nothing does."""
-    alias = tx.execute(sa.select(aliases.c.model_id).where(aliases.c.alias == name)).scalar_one_or_none()
-    known = alias or tx.execute(sa.select(models.c.id).where(models.c.id == name)).scalar_one_or_none()
-    if known is None:
-        raise NotFound(f"no model or alias is called {name!r}; GET /models lists them")
-    return str(known)
+    """The id of the model that ``name``, an alias or an id, stands for; ``NotFound`` if nothing does, ``Deleted`` if that model is gone."""
+    if (alias := aliases.find(tx, name)) is not None:
+        return alias.model_id
+    if not existing(tx, [name]):
+        raise _missing(tx, name)
+    return name
+
+
+def existing(tx: Connection, ids: Iterable[str]) -> set[str]:
+    """Those of the ids that are registered models."""
+    return set(tx.execute(sa.select(models.c.id).where(models.c.id.in_(list(ids)))).scalars())
+
+
+def _missing(tx: Connection, name: str) -> NotFound:
+    gone = tx.execute(sa.select(deleted_models).where(deleted_models.c.id == name)).one_or_none()
+    if gone is None:
+        return NotFound(f"no model or alias is called {name!r}; GET /models lists them")
+    at = datetime.fromtimestamp(gone.deleted_at, UTC).isoformat(timespec="seconds")
+    return Deleted(f"model {name} was deleted at {at} by {gone.deleted_by}: {gone.reason}; GET /models lists those that are there")
 
 
 def get(tx: Connection, name: str) -> Model:
     """The model that ``name``, an alias or an id, stands for; ``NotFound`` if nothing does."""
     row = tx.execute(_HEADS.where(models.c.id == resolve(tx, name))).one()
-    return _model(row, _aliases_of(tx, [row.id]))
+    return _model(row, aliases.names_of(tx, [row.id]))
 
 
 def page(tx: Connection, *, limit: int, offset: int) -> list[Model]:
     """Models, newest first."""
     rows = tx.execute(_HEADS.order_by(models.c.created_at.desc(), models.c.id).limit(limit).offset(offset)).all()
-    names = _aliases_of(tx, [row.id for row in rows])
+    names = aliases.names_of(tx, [row.id for row in rows])
     return [_model(row, names) for row in rows]
 
 
 def load(tx: Connection, model_id: str) -> Bundle:
-    """The verified bundle of a model; ``NotFound``, or ``BundleInvalid`` if its bytes were damaged."""
+    """The verified bundle of a model; ``NotFound`` or ``Deleted``, or ``BundleInvalid`` if a single byte of it is not what was published."""
+    return opened(model_id, *stored(tx, model_id))
+
+
+def stored(tx: Connection, model_id: str) -> tuple[bytes, str]:
+    """A model's bundle as it is stored, and the SHA-256 that it was published with; ``NotFound`` or ``Deleted``."""
+    row = tx.execute(sa.select(models.c.bundle, models.c.sha256).where(models.c.id == model_id)).one_or_none()
+    if row is None:
+        raise _missing(tx, model_id)
+    return row.bundle, row.sha256
+
+
+def opened(model_id: str, data: bytes, sha256: str) -> Bundle:
+    """The bundle in bytes that ``stored`` returned, verified outside of any transaction; ``BundleInvalid`` as ``load``."""
     try:
-        return unpack(content(tx, model_id))
+        bundle = unpack(data)
     except BundleInvalid as error:
         raise BundleInvalid(f"model {model_id} can't be opened: {error.detail}") from error
+    if bundle.sha256 != sha256 or bundle.id != model_id:
+        where = "its parts are whole, so its container was damaged, or its row in the registry"
+        raise BundleInvalid(f"model {model_id} can't be opened: expected bytes with SHA-256 {sha256}, found {bundle.sha256}; {where}")
+    return bundle
 
 
-def content(tx: Connection, model_id: str) -> bytes:
-    """The bytes of a model's bundle, as they are stored; ``NotFound``."""
-    data: bytes | None = tx.execute(sa.select(models.c.bundle).where(models.c.id == model_id)).scalar_one_or_none()
-    if data is None:
-        raise NotFound(f"no model has the id {model_id!r}; GET /models lists them")
-    return data
+def point(tx: Connection, alias: str, name: str, *, reason: str, by: str = aliases.SERVICE, expected: int | None = None) -> Alias:
+    """The alias, which now stands for the model of that name; where it did so already, nothing changes.
+
+    ``Stale`` if the alias is not at the ``expected`` version; ``NotFound`` or ``Deleted``; ``BundleInvalid`` if the model
+    can't be opened, ``Conflict`` if it can't do what the alias is for.
+    """
+    aliases.hold(tx)
+    aliases.expect(tx, alias, expected)
+    wanted, current = resolve(tx, name), aliases.find(tx, alias)
+    if current is None or current.model_id != wanted:
+        _check_fit(alias, load(tx, wanted))
+        aliases.point(tx, alias, wanted, reason=reason, by=by)
+    return aliases.get(tx, alias)
 
 
-def point(tx: Connection, alias: str, model_id: str, *, reason: str) -> None:
-    """Makes ``alias`` stand for the model."""
-    values = {"model_id": model_id, "reason": reason, "changed_at": now()}
-    if tx.execute(sa.update(aliases).where(aliases.c.alias == alias).values(values)).rowcount == 0:
-        tx.execute(sa.insert(aliases).values(alias=alias, **values))
+def rollback(tx: Connection, alias: str, *, reason: str | None = None, by: str = aliases.SERVICE, expected: int | None = None) -> Alias:
+    """The alias, which now stands for the model that it stood for before: again, and it goes back one more.
+
+    Models that were deleted or can't be opened are passed over, and the reason in the history names them. ``NotFound``,
+    ``Stale`` as ``point``; ``Conflict`` if there is nothing to go back to.
+    """
+    aliases.hold(tx)
+    aliases.expect(tx, alias, expected)
+    current, passed = aliases.get(tx, alias), []
+    for change in aliases.beneath(tx, current):
+        if change.model_id == current.model_id:  # what lay between was passed over, or deleted
+            continue
+        try:
+            _check_fit(alias, load(tx, str(change.model_id)))
+        except CuveeError as unfit:
+            passed.append(unfit.detail)
+            continue
+        why = [reason or f"rolled back from {current.model_id}", *(f"passed over: {detail}" for detail in passed)]
+        aliases.back(tx, alias, change, reason="; ".join(why), by=by)
+        return aliases.get(tx, alias)
+    why_not = "".join(f"; passed over: {detail}" for detail in passed)
+    raise Conflict(f"{alias} has no earlier model to go back to: it stands for {current.model_id} since version {current.version}{why_not}")
+
+
+def _check_fit(alias: str, model: Bundle) -> None:
+    """``Conflict`` if the model can't do what the alias is for, where the service itself asks for it."""
+    if alias == CHAMPION and not model.pours:
+        raise Conflict(f"model {model.id} was trained by method {model.manifest.method!r}, which does not generate wines, and a champion must pour")
+    if alias == AUTOENCODER and ENCODER not in model.parts:
+        raise Conflict(f"model {model.id} was trained by method {model.manifest.method!r} and has no latent space, which the alias {AUTOENCODER} is for")
 
 
 def judge(tx: Connection, challenger: Bundle, promote: Promote) -> Verdict:
@@ -143,7 +211,7 @@ def judge(tx: Connection, challenger: Bundle, promote: Promote) -> Verdict:
 
     Holds the alias until the transaction ends: of two models that finish together the second meets the first.
     """
-    alone(tx, CHAMPION_LOCK)
+    aliases.hold(tx)
     if not challenger.pours:
         return Verdict(False, "not promoted: it does not generate wines, and a champion must pour")
     if promote != "auto":
@@ -227,10 +295,17 @@ def install_starter(tx: Connection) -> str:
     alone(tx, STARTER_LOCK)
     if tx.execute(sa.select(models.c.id).where(models.c.id == bundle.id)).one_or_none() is None:
         publish(tx, bundle, data, job_id=None)
-    champion = tx.execute(_holder(CHAMPION)).one_or_none()
-    if champion is None or (champion.job_id is None and champion.id != bundle.id):  # none yet, or an older package's
+    champion, alias = tx.execute(_holder(CHAMPION)).one_or_none(), aliases.find(tx, CHAMPION)
+    older = champion is not None and champion.job_id is None and champion.id != bundle.id
+    if alias is None or (older and alias.changed_by == aliases.SERVICE):  # an older package's, which nobody chose by hand
         point(tx, CHAMPION, bundle.id, reason="the starter model, shipped with the package")
     return bundle.id
+
+
+@cache
+def starter_id() -> str:
+    """The id of the model that is shipped with the package."""
+    return model_id(starter_bytes())
 
 
 def starter_bytes() -> bytes:
@@ -239,24 +314,14 @@ def starter_bytes() -> bytes:
 
 
 def _holder(alias: str) -> sa.Select[Any]:
-    return (
-        sa.select(models.c.id, models.c.job_id, models.c.lineage, models.c.report)
-        .join(aliases, aliases.c.model_id == models.c.id)
-        .where(aliases.c.alias == alias)
-    )
+    held = sa.select(named.c.model_id).where(named.c.alias == alias).scalar_subquery()
+    return sa.select(models.c.id, models.c.job_id, models.c.lineage, models.c.report).where(models.c.id == held)
 
 
 def _measured_on(lineage: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """What two reports must have in common for their numbers to be compared."""
     split = {key: lineage["params"][key] for key in SPLIT}
     return {"dataset_sha256": lineage["dataset_sha256"], **split, "protocol": report["protocol"], "in_sample": report["in_sample"]}
-
-
-def _aliases_of(tx: Connection, ids: list[str]) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for alias, model_id in tx.execute(sa.select(aliases.c.alias, aliases.c.model_id).where(aliases.c.model_id.in_(ids)).order_by(aliases.c.alias)):
-        names.setdefault(model_id, []).append(alias)
-    return names
 
 
 def _model(row: Row[Any], names: dict[str, list[str]]) -> Model:

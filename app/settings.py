@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     dcr_step: float = Field(0.125, ge=0, le=1, description="standard deviations to which a bundle holds its training rows for min_dcr; 0: not at all")
     checkpoint_interval_s: float = Field(15.0, ge=0, le=3600)
     stall_s: float = Field(300.0, gt=0, description="a training that reports nothing for so long is ended and tried again")
+    keep_models: int | None = Field(None, ge=1, description="newest models that are kept when another is registered; none: all")
     max_rows: int = Field(10_000_000, ge=1, description="rows that one GET /samples may make: those in the answer, and those passed over")
     token: SecretStr | None = Field(None, min_length=16, description="who sends it as a bearer token has no such limit")
     pour_ahead: int = Field(2, ge=0, le=100, description="answers made in advance, while idle, of each kind that is asked for again and again without a seed")

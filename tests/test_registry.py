@@ -359,16 +359,19 @@ def test_a_classifier_that_may_have_seen_the_holdout_starts_nothing(db: Database
             registry.pin_classifier(tx, tiny.id, dataset_sha256=lineage.dataset_sha256, params=split | {"split_seed": 7})
 
 
-def test_a_newer_starter_takes_over_from_an_older_one_but_not_from_a_trained_model(db: Database, tiny: Bundle, tiny_bundle: bytes) -> None:
+def test_a_newer_starter_takes_over_from_an_older_one_but_not_from_a_trained_model(db: Database, tiny: Bundle) -> None:
     publish(db, tiny, champion=True)  # as if an older package had shipped it: no job made it
 
     with db.write() as tx:
         assert registry.install_starter(tx) == registry.resolve(tx, "champion")
+        registry.rollback(tx, "champion", by="somebody")
+        registry.install_starter(tx)
+        assert registry.resolve(tx, "champion") == tiny.id  # nor from what was chosen by hand
 
     with db.write() as tx:
         jobs.enqueue(tx, Request(method="gan", dataset_id="starter", params={}, seed=1))
         trained = measured(tiny, {"c2st": 0.7})
-        registry.publish(tx, trained, tiny_bundle, job_id=jobs.page(tx, state=None, limit=1, offset=0)[0].id)
+        registry.publish(tx, trained, pack(trained.manifest, trained.parts), job_id=jobs.page(tx, state=None, limit=1, offset=0)[0].id)
         registry.point(tx, registry.CHAMPION, trained.id, reason="test")
         registry.install_starter(tx)
         assert registry.resolve(tx, "champion") == trained.id

@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app import datasets, jobs, registry
+from app import datasets, jobs, registry, retention
 from app.bundle import CLASSIFIER_WEIGHTS, unpack
 from app.db import Database
 from app.errors import CuveeError, LeaseLost
@@ -191,15 +191,16 @@ class Supervisor:
         """Registers the model and ends the job, both or neither."""
         bundle = unpack(data)
 
-        def publish(tx: Connection) -> None:
+        def publish(tx: Connection) -> list[str]:
             verdict = registry.judge(tx, bundle, job.promote)
             jobs.finish(tx, job.lease, model_id=bundle.id, verdict=verdict)
             registry.publish(tx, bundle, data, job_id=job.id)
             if verdict.promoted:
-                registry.point(tx, registry.contested(bundle), bundle.id, reason=verdict.reason)
+                registry.point(tx, registry.contested(bundle), bundle.id, reason=verdict.reason, by=f"job {job.id}")
+            return retention.prune(tx, keep=self._settings.keep_models)
 
-        self._insist(publish)
-        log.info("job %s: registered as model %s", job.id, bundle.id)
+        dropped = self._insist(publish)
+        log.info("job %s: registered as model %s%s", job.id, bundle.id, f"; deleted the oldest: {', '.join(dropped)}" if dropped else "")
 
     def _fail(self, job: Job, error: str) -> None:
         log.warning("job %s: attempt %d failed: %s", job.id, job.attempt, error)

@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from app import provenance, registry
+from app import provenance, registry, retention
+from app.api.aliases import Change, author
 from app.api.answers import FOR_EVER, REVALIDATE, conditional, media_type_of, tag_of, unchanged
 from app.api.report_page import render
 from app.api.samples import FORMATS, STREAM_ABOVE
@@ -52,6 +53,17 @@ def show_model(name: Name, use: UseServices) -> ModelView:
         return ModelView.model_validate(registry.get(tx, name))
 
 
+@router.delete("/models/{name}", status_code=204)
+def delete_model(name: Name, asked: Annotated[Change, Query()], request: Request, use: UseServices) -> None:
+    """Deletes a model for good: who asks for it later is told when, by whom and why (410), and so are its job and the history of aliases.
+
+    Refused (409) while an alias stands for it, while a job that is not over starts from it, and for the starter model of
+    this version. Answers under way are poured to their end; within seconds no server pours from it any more.
+    """
+    with use.db.write() as tx:
+        retention.delete(tx, name, reason=asked.reason or "no reason given", by=author(asked.by, request))
+
+
 @router.get("/models/{name}/report", responses=_REPORT, response_class=Response)
 def show_report(name: Name, asked: Annotated[ReportQuery, Query()], request: Request, use: UseServices) -> Response:
     """The whole report of a model as JSON, or as a page to read: `format=html`, or what a browser asks for by itself."""
@@ -74,9 +86,9 @@ def download_bundle(name: Name, request: Request, use: UseServices) -> Response:
     if (known := unchanged(request, headers)) is not None:
         return known
     with use.db.read() as tx:
-        data = registry.content(tx, model.id)
-    if (found := digest(data)) != model.sha256:
-        raise BundleInvalid(f"model {model.id} can't be downloaded: it was damaged where it is stored (expected SHA-256 {model.sha256}, found {found})")
+        data, expected = registry.stored(tx, model.id)
+    if (found := digest(data)) != expected:
+        raise BundleInvalid(f"model {model.id} can't be downloaded: it was damaged where it is stored (expected SHA-256 {expected}, found {found})")
     return Response(data, headers=headers, media_type=ZIP)
 
 

@@ -21,7 +21,7 @@ from app.api.bodies import takes_json
 from app.api.schemas import CheckRequest, CheckView, Row, SampleQuery
 from app.api.services import Services, UseServices, authorised, warning_header
 from app.bundle import FORMAT
-from app.cellar import OpenModel
+from app.cellar import OpenModel, Served
 from app.errors import Conflict, Fault, InvalidInput, NotFound
 from app.formats import ARROW, BINARY, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet, writer
 from app.inference import arithmetic
@@ -115,7 +115,7 @@ async def samples(asked: Annotated[Any, Depends(queries.read(SampleQuery))], req
     if asked.offset + asked.n > noise.MAX_ROW:
         detail = f"offset: expected the last row before {noise.MAX_ROW}, where the table ends, found {asked.offset} and {asked.n} rows"
         raise InvalidInput(detail, [Fault("/query/offset", detail, expected=f"at most {noise.MAX_ROW - asked.n}", found=str(asked.offset))])
-    begin = partial(_begin, use, asked, condition, request=request, media_type=media_type, limit=limit)
+    begin = partial(_begin, use, await use.open(asked.model), asked, condition, request=request, media_type=media_type, limit=limit)
     answer = await use.pour(begin)
     if isinstance(answer, Response):
         return answer
@@ -143,17 +143,18 @@ class _Begun:
         return Response(body, headers=self.headers | redrawn | _next(self.pinned, self.blocks.last), media_type=self.pinned.media_type)
 
 
-def _begin(use: Services, asked: Any, condition: Condition, *, request: Request, media_type: str, limit: int | None) -> Response | _Begun:
+def _begin(use: Services, served: Served, asked: Any, condition: Condition, *, request: Request, media_type: str, limit: int | None) -> Response | _Begun:
     """The whole answer where it is a short one, so that the pouring thread is asked once; else its beginning. A typed error if it can't be met."""
     include = tuple(sorted(set(asked.include)))
-    model, warnings = _open(use, asked.model, condition, include, n=asked.n, limit=limit)
+    model = served.model
+    warnings = [*served.warnings, *_warnings(model, condition, include, n=asked.n, limit=limit)]
     pinned = _Pinned(model.bundle.id, secrets.randbits(32) if asked.seed is None else asked.seed, asked.offset, asked.n, condition, include, media_type)
     is_pinned = asked.seed is not None and asked.model == model.bundle.id
     cache = FOR_EVER if is_pinned else REVALIDATE
     tags = request.headers.get("if-none-match")
     if asked.seed is None and asked.n <= AHEAD and not condition.limited and request.method == "GET" and tags is None:
         kind = replace(pinned, seed=0)
-        return use.ahead.answer(kind, lambda: _poured(model, replace(kind, seed=secrets.randbits(32)), warnings, cache=cache, most=None).at_once())
+        return use.ahead.answer((kind, *warnings), lambda: _poured(model, replace(kind, seed=secrets.randbits(32)), warnings, cache=cache, most=None).at_once())
     begun = _poured(model, pinned, warnings, cache=cache, most=None if limit is None or not condition.limited else PATIENCE * limit)
     known = tags is not None and has(tags, pinned.etag)
     if known or request.method == "HEAD":
@@ -184,10 +185,11 @@ async def _by_steps(use: Services, chunks: Iterator[bytes], request: Request) ->
 async def check(asked: CheckRequest, request: Request, use: UseServices) -> CheckView:
     """What a sample under these conditions would cost and rest on, before it is asked for; nothing is poured."""
     limit = None if authorised(request, use.settings) else use.settings.max_rows
-    model = await use.pour(lambda: use.cellar.get(asked.model))
-    condition = _condition(asked, use.settings)
+    served = await use.open(asked.model)
+    model, condition = served.model, _condition(asked, use.settings)
     held, why = await run_in_threadpool(_training_rows, use, model, condition)
-    return await use.pour(lambda: _check(model, condition, n=asked.n, limit=limit, held=held, why=why))
+    view = await use.pour(lambda: _check(model, condition, n=asked.n, limit=limit, held=held, why=why))
+    return view.model_copy(update={"warnings": [*served.warnings, *view.warnings]})
 
 
 class _Followed:
@@ -224,9 +226,8 @@ def _estimate(odds: Odds, n: int) -> dict[str, str]:
     return {"Cuvee-Redrawn": f"{round(n * odds.redrawn / (1 - odds.redrawn))};estimated"}
 
 
-def _open(use: Services, name: str, condition: Condition, include: tuple[str, ...], *, n: int, limit: int | None) -> tuple[OpenModel, list[str]]:
-    """The model and what must be said of the condition; a typed error if it can't be met."""
-    model = use.cellar.get(name)
+def _warnings(model: OpenModel, condition: Condition, include: tuple[str, ...], *, n: int, limit: int | None) -> list[str]:
+    """What must be said of the condition; a typed error if it can't be met."""
     warnings = model.sampler.check(condition)
     if lacking := [column for column in include if column != "row" and column not in model.scorer.columns]:
         method = model.bundle.manifest.method
@@ -235,7 +236,7 @@ def _open(use: Services, name: str, condition: Condition, include: tuple[str, ..
         odds = model.sampler.odds(condition)
         if (reason := _too_much(odds, n, limit)) is not None:
             raise InvalidInput(reason, [Fault(f"/query/{_binding(odds, condition)}", reason, expected="limits that more rows pass", found=_shown(odds))])
-    return model, warnings
+    return warnings
 
 
 def _binding(odds: Odds, condition: Condition) -> str:

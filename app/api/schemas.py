@@ -327,6 +327,7 @@ class JobView(View):
     failures: int
     worker: str | None
     model_id: str | None
+    model_deleted_at: datetime | None = Field(description="when that model was deleted: GET /models/{model_id} says by whom and why; null: it is there")
     verdict: VerdictView | None = Field(description="whether the model became champion, and why")
     error: str | None
     created_at: datetime

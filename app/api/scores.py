@@ -18,12 +18,13 @@ from app.api.answers import media_type_of
 from app.api.bodies import JSON_TYPES, TABLES, check_type, spooled
 from app.api.samples import FORMATS
 from app.api.schemas import ReasonView, ScoreAnswer, ScoreQuery, ScoreRequest, ScoreView, wines_of
-from app.api.services import Services, UseServices
-from app.cellar import OpenModel
+from app.api.services import Services, UseServices, warning_header
+from app.cellar import OpenModel, Served
 from app.copula import Reason
 from app.errors import Fault, InvalidInput
 from app.faults import faults_of
 from app.formats import ARROW, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet
+from app.registry import CHAMPION
 from app.scorer import Scores
 from app.wine import COLUMNS, MEASUREMENTS, Wines, concatenate
 
@@ -81,11 +82,13 @@ async def _score_rows(body: bytes, asked: ScoreQuery, use: Services, goes: str) 
         detail = f"rows: expected at most {limit} in one JSON body, found {len(given.rows)}; a table (CSV, NDJSON, Parquet, Arrow) may be longer"
         raise InvalidInput(detail, [Fault("/body/rows", detail, expected=f"at most {limit}", found=str(len(given.rows)))])
     answered = _views if goes == JSON else partial(_beside, goes=goes)
-    return await use.pour(lambda: answered(use.cellar.get(given.model), wines_of(given.rows), explain=given.explain))
+    served = await use.open(given.model)
+    return await use.pour(lambda: answered(served, wines_of(given.rows), explain=given.explain))
 
 
 async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
-    model = await use.pour(lambda: use.cellar.get(asked.model or "champion"))
+    served = await use.open(asked.model or CHAMPION)
+    model = served.model
     columns = await use.pour(lambda: _columns(model, explain=bool(asked.explain)))
     file = await spooled(request)  # closed when the answer is sent
     try:
@@ -95,11 +98,11 @@ async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Serv
         raise
     if whole is not None:
         file.close()
-        return await use.pour(lambda: _beside(model, whole, goes=goes, explain=bool(asked.explain)))
+        return await use.pour(lambda: _beside(served, whole, goes=goes, explain=bool(asked.explain)))
     file.seek(0)
     sheets = (_sheet(model, part.wines, columns) for part in tables.parts(file, came))
     chunks = CHUNKS[goes](sheets, columns)
-    return StreamingResponse(_sent(use.stream(chunks), file), media_type=goes, headers=_about(model))
+    return StreamingResponse(_sent(use.stream(chunks), file), media_type=goes, headers=_about(served))
 
 
 async def _sent(chunks: AsyncIterator[bytes], file: BinaryIO) -> AsyncIterator[bytes]:
@@ -143,19 +146,20 @@ def _sheet(model: OpenModel, wines: Wines, columns: tuple[str, ...]) -> Sheet:
     return Sheet(wines, ordered)
 
 
-def _beside(model: OpenModel, wines: Wines, *, goes: str, explain: bool) -> Response:
+def _beside(served: Served, wines: Wines, *, goes: str, explain: bool) -> Response:
     """The wines with their scores beside them, in one of the formats of tables."""
-    columns = _columns(model, explain=explain)
-    return Response(b"".join(CHUNKS[goes]([_sheet(model, wines, columns)], columns)), media_type=goes, headers=_about(model))
+    columns = _columns(served.model, explain=explain)
+    return Response(b"".join(CHUNKS[goes]([_sheet(served.model, wines, columns)], columns)), media_type=goes, headers=_about(served))
 
 
-def _views(model: OpenModel, wines: Wines, *, explain: bool) -> Response:
+def _views(served: Served, wines: Wines, *, explain: bool) -> Response:
     """The scores alone, as JSON."""
+    model = served.model
     columns = {name: values.tolist() for name, values in vars(model.scorer.score(wines)).items() if values is not None}
     if explain:
         columns["reasons"] = [[_reason(reason, row) for reason in found] for found, row in zip(model.scorer.reasons(wines), wines.ticks.tolist(), strict=True)]
     views = [ScoreView(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    return Response(ScoreAnswer(model=model.bundle.id, rows=views).model_dump_json(), media_type=JSON, headers=_about(model))
+    return Response(ScoreAnswer(model=model.bundle.id, rows=views).model_dump_json(), media_type=JSON, headers=_about(served))
 
 
 def _reason(reason: Reason, ticks: list[int]) -> ReasonView:
@@ -171,5 +175,5 @@ def _unit(column: int, tick: int) -> float:
     return tick / COLUMNS[column].scale
 
 
-def _about(model: OpenModel) -> dict[str, str]:
-    return {"Cuvee-Model": model.bundle.id, "Vary": "Accept, Content-Type"}
+def _about(served: Served) -> dict[str, str]:
+    return {"Cuvee-Model": served.model.bundle.id, "Vary": "Accept, Content-Type", **warning_header(served.warnings)}

@@ -8,10 +8,11 @@ from secrets import compare_digest
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from app.api.feed import Feed
 from app.api.pouring import Ahead, Pouring
-from app.cellar import Cellar
+from app.cellar import Cellar, Served
 from app.db import Database
 from app.errors import Unauthorised
 from app.settings import Settings
@@ -29,6 +30,11 @@ class Services:
     pouring: Pouring
     ahead: Ahead
     feed: Feed
+
+    async def open(self, name: str) -> Served:
+        """The model that answers to the name. Who asks for one that is not open yet waits for it, off the pouring thread, and nobody else does."""
+        known = self.cellar.known(name)
+        return known if known is not None else await run_in_threadpool(self.cellar.get, name)
 
     async def pour(self, work: Callable[[], Result]) -> Result:
         """The result of ``work``, run on the pouring thread."""

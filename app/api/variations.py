@@ -12,6 +12,7 @@ from app.api.bodies import takes_json
 from app.api.samples import FORMATS
 from app.api.schemas import Row, VariationsRequest, wines_of
 from app.api.services import Services, UseServices, warning_header
+from app.cellar import OpenModel, Served
 from app.errors import Fault, InvalidInput, NotFound
 from app.formats import ARROW, CHUNKS, CSV, JSON, NDJSON, PARQUET, Sheet
 from app.registry import AUTOENCODER
@@ -56,9 +57,10 @@ async def variations(asked: VariationsRequest, request: Request, use: UseService
     _check(asked)
     media_type = media_type_of(request, asked.format, FORMATS)
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
-    model_id, varied, missed, warnings = await use.pour(lambda: _vary(use, asked, seed))
-    headers = {"Cuvee-Model": model_id, "Cuvee-Seed": str(seed), "Cuvee-Reconstruction-Error": ", ".join(f"{error:.3f}" for error in missed)}
-    headers |= {"Vary": "Accept", **warning_header(warnings)}
+    served = await _open(use, asked.model)
+    varied, missed, warnings = await use.pour(lambda: _vary(served.model, asked, seed))
+    headers = {"Cuvee-Model": served.model.bundle.id, "Cuvee-Seed": str(seed), "Cuvee-Reconstruction-Error": ", ".join(f"{error:.3f}" for error in missed)}
+    headers |= {"Vary": "Accept", **warning_header([*served.warnings, *warnings])}
     return Response(b"".join(CHUNKS[media_type]([Sheet(varied)], ())), headers=headers, media_type=media_type)
 
 
@@ -75,15 +77,18 @@ def _check(asked: VariationsRequest) -> None:
         raise InvalidInput(detail, [Fault("/body/n", detail, expected="at least 2", found=str(asked.count))])
 
 
-def _vary(use: Services, asked: VariationsRequest, seed: int) -> tuple[str, Wines, list[float], list[str]]:
-    """The model's id, the wines, how far each given one is from its reconstruction, and what must be said of them."""
+async def _open(use: Services, name: str) -> Served:
     try:
-        model = use.cellar.get(asked.model)
+        return await use.open(name)
     except NotFound as error:
-        if asked.model != AUTOENCODER:
+        if name != AUTOENCODER:
             raise
         raise NotFound(f"there is no autoencoder to vary wines with yet; {TRAIN_ONE}") from error
+
+
+def _vary(model: OpenModel, asked: VariationsRequest, seed: int) -> tuple[Wines, list[float], list[str]]:
+    """The wines, how far each given one is from its reconstruction, and what must be said of them."""
     wines = wines_of(asked.rows)
     warnings = model.variations.check(wines, quality=asked.quality)
     varied = model.variations.vary(wines, n=asked.count, spread=asked.distance, quality=asked.quality, seed=seed)
-    return model.bundle.id, varied, model.variations.missed(wines), warnings
+    return varied, model.variations.missed(wines), warnings
