@@ -221,14 +221,12 @@ class Cellar:
         try:
             model = OpenModel(registry.opened(model_id, data, sha256))
             model.warm(like=like)
-        except BundleInvalid as error:
-            fault = error.detail
         except Exception as error:  # a manifest may hold anything, if its hash is right: none of it may end what serves
-            log.exception("model %s can't be opened", model_id)
-            fault = f"model {model_id} can't be opened: {type(error).__name__}: {error}"
+            said = error.detail if isinstance(error, BundleInvalid) else repr(error)
+            fault = f"model {model_id} can't be opened: {said}"
+            log.warning("%s", fault, exc_info=not isinstance(error, BundleInvalid))
         else:
             return model
-        log.warning("%s", fault)
         with self._lock:
             self._faults = {known: kept for known, kept in self._faults.items() if time.monotonic() - kept[1] < RETRY_S}
             self._faults[model_id] = fault, time.monotonic()

@@ -126,7 +126,7 @@ class Job:
 
 
 _COLUMNS = (*jobs.c, sa.null().label("model_deleted_at"), now().label("read_at"))  # of a job that was just written: its model is there
-_JOBS = sa.select(*jobs.c, deleted_models.c.deleted_at.label("model_deleted_at"), now().label("read_at")).outerjoin(
+_JOBS: sa.Select[Any] = sa.select(*jobs.c, deleted_models.c.deleted_at.label("model_deleted_at"), now().label("read_at")).outerjoin(
     deleted_models, deleted_models.c.id == jobs.c.model_id
 )
 

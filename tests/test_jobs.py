@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app import events, jobs
-from app.db import Database, checkpoints
+from app.db import Database, checkpoints, now
 from app.db import jobs as table
 from app.errors import Conflict, LeaseLost, NotFound
 from app.jobs import Job, Lease, Request, Verdict
@@ -343,6 +343,27 @@ def test_a_cancelling_job_whose_worker_died_is_ended_by_the_reaper(db: Database)
         assert jobs.reap(tx) == 1
 
     assert read(db, job).state == "cancelled"
+
+
+def test_checkpoints_of_a_failed_or_cancelled_job_are_kept_for_a_day(db: Database) -> None:
+    ended = []
+    for state in ("failed", "cancelled", "running"):
+        enqueue(db)
+        job = claimed(db)
+        with db.write() as tx:
+            jobs.save_checkpoint(tx, job.lease, number=1, state=b"state")
+            tx.execute(sa.update(table).where(table.c.id == job.id).values(state=state, finished_at=None if state == "running" else now() - 86300))
+        ended.append(job.id)
+
+    def kept() -> list[bool]:
+        with db.write() as tx:
+            jobs.reap(tx)
+            return [jobs.last_checkpoint(tx, job) is not None for job in ended]
+
+    assert kept() == [True, True, True]
+    with db.write() as tx:
+        tx.execute(sa.update(table).values(finished_at=table.c.finished_at - 200))
+    assert kept() == [False, False, True]
 
 
 def test_a_job_that_is_over_cannot_be_cancelled(db: Database) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load
 from app import datasets, events, jobs, registry
 from app.bundle import DCR
 from app.db import Database
+from app.errors import Deleted
 from app.jobs import Job, Request
 from app.params import resolve
 from app.sampler import Condition, Sampler
@@ -256,12 +257,15 @@ def test_a_gan_starts_from_a_registered_classifier(db: Database, workers: Worker
     workers.drain()
     classifier = str(read(db, classifier_job).model_id)
 
+    with db.read() as tx:
+        original = registry.load(tx, classifier)
     job = enqueue(db, classifier=classifier)
-    workers.drain()
+    workers.drain(CUVEE_KEEP_MODELS="1")
 
     with db.read() as tx:
         model = registry.load(tx, str(read(db, job).model_id))
-        original = registry.load(tx, classifier)
+        with pytest.raises(Deleted, match="CUVEE_KEEP_MODELS is 1"):  # once nobody needs it any more
+            registry.load(tx, classifier)
     assert model.manifest.lineage.classifier_model == classifier
     assert model.parts["classifier.safetensors"] == original.parts["classifier.safetensors"]
 
