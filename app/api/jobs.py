@@ -54,7 +54,7 @@ def show_job(job_id: Name, use: UseServices) -> JobView:
 
 @router.post("/jobs/{job_id}/cancel")
 def cancel_job(job_id: Name, use: UseServices) -> JobView:
-    """Cancels a job: a queued one at once, a running one within seconds. Its last checkpoint is kept."""
+    """Cancels a job: a queued one at once, a running one within seconds. Its last checkpoint is kept for a day."""
     with use.db.write() as tx:
         return JobView.model_validate(jobs.cancel(tx, job_id))
 
