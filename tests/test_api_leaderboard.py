@@ -19,7 +19,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from app import jobs, registry
+from app import gate, jobs, registry
 from app.bundle import Bundle, Measure, Report, pack, unpack
 from app.db import Database, models
 from app.leaderboard import COLUMNS
@@ -254,7 +254,7 @@ def test_every_measure_of_a_report_has_its_column_and_knows_which_way_is_better(
     for report in (starter.manifest.report, certain):
         assert report.measures
         assert report.measures.keys() <= MEASURES.keys()
-    assert {gate.name for gate in registry.GATE} <= MEASURES.keys()
+    assert {measure.name for measure in gate.GATE} <= MEASURES.keys()
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import httpx
 import pandas as pd
 import pytest
 
-from app import migrations, registry
+from app import gate, migrations, registry
 from app.bundle import Bundle, unpack
 from app.db import Database
 from app.settings import Settings
@@ -53,7 +53,7 @@ def api(bare: httpx.Client, database: Database, bundle: bytes) -> httpx.Client:
     trained: Bundle = unpack(bundle)
     with database.write() as tx:
         registry.publish(tx, trained, bundle, job_id=None)
-        registry.point(tx, registry.contested(trained), trained.id, reason="test")
+        registry.point(tx, gate.contested(trained), trained.id, reason="test")
     return bare
 
 

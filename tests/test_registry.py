@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import Connection
 
-from app import jobs, registry
+from app import gate, jobs, registry
 from app.bundle import DECODER, ENCODER, GENERATOR, Bundle, Measure, digest, pack, unpack
 from app.db import Database, models
 from app.errors import BundleInvalid, Conflict, NotFound
@@ -35,7 +35,7 @@ def measured(bundle: Bundle, values: Mapping[str, float] = MappingProxyType({}),
 def judged(db: Database, challenger: Bundle, promote: Promote = "auto") -> Verdict:
     """The verdict on a model that has just been trained."""
     with db.write() as tx:
-        return registry.judge(tx, challenger, promote)
+        return gate.judge(tx, challenger, promote)
 
 
 def publish(db: Database, bundle: Bundle, *, champion: bool = False) -> None:
@@ -183,7 +183,7 @@ def with_encoder(bundle: Bundle) -> Bundle:
 
 
 def test_a_model_that_varies_wines_contests_its_own_alias_and_all_others_the_champion(tiny: Bundle) -> None:
-    assert (registry.contested(tiny), registry.contested(with_encoder(tiny))) == ("champion", "autoencoder")
+    assert (gate.contested(tiny), gate.contested(with_encoder(tiny))) == ("champion", "autoencoder")
 
 
 def test_the_first_autoencoder_is_not_compared_with_the_champion(db: Database, tiny: Bundle) -> None:
@@ -240,7 +240,7 @@ def test_of_two_models_each_is_better_where_the_other_is_worse_and_never_both_ch
     first: tuple[float, float], second: tuple[float, float], spread: float
 ) -> None:
     here, there = (
-        [registry.compare(gate, *(Measure(value=pair[i % 2], spread=spread, ceiling=0.05) for pair in order)) for i, gate in enumerate(registry.GATE)]
+        [gate.compare(measure, *(Measure(value=pair[i % 2], spread=spread, ceiling=0.05) for pair in order)) for i, measure in enumerate(gate.GATE)]
         for order in ((first, second), (second, first))
     )
     mirrored = {"better": "worse", "worse": "better", "even": "even"}
@@ -340,7 +340,7 @@ def test_of_two_models_that_finish_together_the_second_meets_the_first(db: Datab
 
 def promoted(tx: Connection, bundle: Bundle) -> bool:
     """What a supervisor does when a training is over."""
-    verdict = registry.judge(tx, bundle, "auto")
+    verdict = gate.judge(tx, bundle, "auto")
     registry.publish(tx, bundle, pack(bundle.manifest, bundle.parts), job_id=None)
     if verdict.promoted:
         registry.point(tx, registry.CHAMPION, bundle.id, reason=verdict.reason)

@@ -7,7 +7,7 @@ import threading
 import httpx
 import pytest
 
-from app import jobs, registry, retention
+from app import gate, jobs, registry, retention
 from app.bundle import Bundle
 from app.db import Database
 from app.errors import Conflict, Deleted
@@ -96,7 +96,7 @@ def test_two_workers_that_finish_at_once_leave_as_many_as_are_to_be_kept(db: Dat
         bundle = pouring_only(tiny, quality)
         start.wait(10)
         with db.write() as tx:
-            registry.judge(tx, bundle, "never")
+            gate.judge(tx, bundle, "never")
             registry.publish(tx, bundle, b"bytes", job_id=None)
             retention.prune(tx, keep=3)
 

@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app import datasets, jobs, registry, retention
+from app import datasets, gate, jobs, registry, retention
 from app.bundle import CLASSIFIER_WEIGHTS, unpack
 from app.db import Database
 from app.errors import CuveeError, LeaseLost
@@ -192,11 +192,11 @@ class Supervisor:
         bundle = unpack(data)
 
         def publish(tx: Connection) -> list[str]:
-            verdict = registry.judge(tx, bundle, job.promote)
+            verdict = gate.judge(tx, bundle, job.promote)
             jobs.finish(tx, job.lease, model_id=bundle.id, verdict=verdict)
             registry.publish(tx, bundle, data, job_id=job.id)
             if verdict.promoted:
-                registry.point(tx, registry.contested(bundle), bundle.id, reason=verdict.reason, by=f"job {job.id}")
+                registry.point(tx, gate.contested(bundle), bundle.id, reason=verdict.reason, by=f"job {job.id}")
             return retention.prune(tx, keep=self._settings.keep_models)
 
         dropped = self._insist(publish)
