@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, Row
 
 from app import aliases
 from app.aliases import Alias
-from app.bundle import ENCODER, Bundle, model_id, unpack
+from app.bundle import ENCODER, Bundle, digest, model_id, unpack
 from app.db import STARTER_LOCK, alone, deleted_models, jobs, models, now
 from app.errors import BundleInvalid, Conflict, CuveeError, Deleted, NotFound
 from app.jobs import Verdict, verdict_from
@@ -124,7 +124,12 @@ def stored(tx: Connection, model_id: str) -> tuple[bytes, str]:
 
 def opened(model_id: str, data: bytes, sha256: str) -> Bundle:
     """The bundle in bytes that ``stored`` returned, verified outside of any transaction; ``BundleInvalid`` as ``load``."""
-    bundle = unpack(data)
+    try:
+        bundle = unpack(data)
+    except BundleInvalid as error:
+        if digest(data) == sha256:  # it was published like that: another version's
+            raise
+        raise BundleInvalid(f"it was damaged where it is stored: {error.detail}") from error
     if bundle.sha256 != sha256 or bundle.id != model_id:
         where = "its parts are whole, so its container was damaged, or its row in the registry"
         raise BundleInvalid(f"expected a bundle with SHA-256 {sha256}, found {bundle.sha256}: {where}")

@@ -100,7 +100,7 @@ def test_a_rollback_passes_over_what_was_deleted_or_damaged_and_says_so(db: Data
 
     assert found.model_id == four[0].id
     assert found.reason.startswith(f"it poured vinegar; passed over: model {four[2].id} was deleted at ")
-    assert f"passed over: model {four[1].id} can't be opened: generator.onnx" in found.reason
+    assert f"passed over: model {four[1].id} can't be opened: it was damaged where it is stored: generator.onnx" in found.reason
     with pytest.raises(Conflict, match="no earlier model"):
         rollback(db)
 

@@ -149,9 +149,8 @@ def test_a_damaged_champion_leaves_the_old_one_in_its_place_and_everybody_is_tol
 
     assert (told.content, told.headers["cuvee-model"]) == (before.content, casks[0].id)
     assert "cuvee-warning" not in before.headers
-    assert (
-        f"model {casks[0].id} answers instead of {casks[1].id}: model {casks[1].id} can't be opened: generator.onnx is damaged" in told.headers["cuvee-warning"]
-    )
+    said = f"model {casks[0].id} answers instead of {casks[1].id}: model {casks[1].id} can't be opened: it was damaged where it is stored: generator.onnx"
+    assert told.headers["cuvee-warning"].startswith(said)
     assert (ready.status_code, ready.json()["champion"], ready.json()["wanted"]) == (200, casks[0].id, casks[1].id)
     assert "generator.onnx is damaged" in ready.json()["why"]
     assert (pinned.status_code, pinned.json()["type"]) == (503, "urn:cuvee:bundle-invalid")
@@ -198,7 +197,7 @@ def test_a_champion_that_this_version_can_not_read_leaves_the_old_one_in_its_pla
     assert words in (served.why or "")
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damaged_byte_no_cut_and_no_wrong_hash_goes_unnoticed_and_a_damaged_part_is_named(tiny: Bundle, tiny_bundle: bytes, data: st.DataObject) -> None:
     spans = {name: (tiny_bundle.index(part), tiny_bundle.index(part) + len(part)) for name, part in tiny.parts.items()}
