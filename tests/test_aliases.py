@@ -191,6 +191,7 @@ def test_over_http_an_alias_is_set_looked_at_rolled_back_and_deleted(api: httpx.
     assert [(c["version"], c["action"], c["model"], c["below"]) for c in shown["history"]] == [(3, "rollback", two[0], None), (2, "set", two[1], 1)]
     assert [alias["alias"] for alias in api.get("/aliases").json()] == ["candidate", "champion"]
 
+    assert api.post("/aliases/candidate/rollback", content='{"reason": "a body of no type"}').status_code == 415
     assert api.delete("/aliases/candidate?by=Ana").status_code == 204
     assert api.get("/aliases/candidate").status_code == api.delete("/aliases/candidate").status_code == 404
     again = api.put("/aliases/candidate", json={"model": two[1]})

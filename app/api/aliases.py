@@ -99,7 +99,7 @@ class Caller:
         return author(given, self.request)
 
 
-def caller(request: HttpRequest) -> Caller:
+async def caller(request: HttpRequest) -> Caller:
     """Whoever sends this request; ``InvalidInput`` for an ``If-Match`` that is no alias's tag."""
     given = request.headers.get("if-match")
     if given is None:
@@ -111,6 +111,12 @@ def caller(request: HttpRequest) -> Caller:
 
 
 UseCaller = Annotated[Caller, Depends(caller)]
+
+
+async def takes_json_or_nothing(request: HttpRequest) -> None:
+    """``UnsupportedMediaType`` for a body that does not say that it is JSON."""
+    if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+        await takes_json(request)
 
 
 @router.get("/aliases")
@@ -144,7 +150,7 @@ def point(alias: NewAlias, asked: Pointed, who: UseCaller, use: UseServices, res
     return AliasView.model_validate(changed)
 
 
-@router.post("/aliases/{alias}/rollback")
+@router.post("/aliases/{alias}/rollback", dependencies=[Depends(takes_json_or_nothing)])
 def rollback(alias: Name, who: UseCaller, use: UseServices, response: Response, asked: Change | None = None) -> AliasView:
     """Takes the last change of an alias back. Twice goes two models back, as undo does; to go forward again, `PUT` it.
 
