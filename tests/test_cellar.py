@@ -37,9 +37,10 @@ def point(db: Database, bundle: Bundle, alias: str = "champion") -> None:
 
 
 def force(db: Database, model_id: str) -> None:
-    """Makes a model champion that no call would."""
+    """Makes a model champion that no call would, with nothing to go back to."""
     with db.write() as tx:
         aliases.hold(tx)
+        aliases.remove(tx, "champion", reason="forced", by="test")
         aliases.point(tx, "champion", model_id, reason="forced", by="test")
 
 
