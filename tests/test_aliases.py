@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app import aliases, datasets, migrations, registry, retention
+from app import aliases, migrations, registry, retention
 from app.bundle import CLASSIFIER, Bundle, digest, pack, unpack
 from app.db import Database, now
 from app.errors import BundleInvalid, Conflict, NotFound, Stale
@@ -153,8 +153,7 @@ def test_an_alias_from_before_the_history_has_one_entry_in_it_and_goes_back_as_i
     model = {"id": tiny.id, "sha256": tiny.sha256, "bundle": pack(tiny.manifest, tiny.parts)}
     row = (tiny.id, "the first", 5.5)
     with closing(Database(database_url)) as db:
-        migrations.upgrade(db, "0003")
-        datasets.install_starter(db)
+        migrations.upgrade(db, "0005")
         with db.write() as tx:
             names = "id, method, dataset_id, sha256, bundle, report, lineage, created_at"
             tx.execute(sa.text(f"INSERT INTO models ({names}) VALUES (:id, 'gan', 'd', :sha256, :bundle, '{{}}', '{{}}', 0)"), model)  # noqa: S608
@@ -168,7 +167,7 @@ def test_an_alias_from_before_the_history_has_one_entry_in_it_and_goes_back_as_i
         assert (change.model_id, change.reason, change.changed_at) == row
         assert (change.version, change.action, change.changed_by, change.below) == (1, "set", "cuvee", None)
 
-        migrations.downgrade(db, "0003")
+        migrations.downgrade(db, "0005")
 
         with db.read() as tx:
             assert tuple(tx.execute(sa.text("SELECT model_id, reason, changed_at FROM aliases")).one()) == row
