@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check format lock starter leaderboard bench clean
+.PHONY: run test check format lock starter leaderboard bench chaos clean
 
 run: $(VENV)/.run ## install what serving and training need, then API and worker together; Ctrl-C stops both
 	@exec $(BIN)/cuvee up
@@ -35,6 +35,9 @@ leaderboard: $(VENV)/.run ## train every method on DATASET (uci) at default sett
 
 bench: $(VENV)/.dev ## what serving costs beside what it could; a table, and build/bench.json
 	$(BIN)/python -m benchmarks.bench
+
+chaos: $(VENV)/.dev ## kill, stop, fill and cut off everything on both databases, and see what was promised hold; SEED= ROUNDS=
+	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 clean: ## forget the environment; data under var/ stays
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

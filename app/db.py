@@ -26,6 +26,9 @@ POOL_RECYCLE_S = 1800
 # a network that swallows packets must look like a database that does not answer, before a lease is over
 POSTGRES_PATIENCE = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "options": "-c statement_timeout=30000"}
 
+# what drivers raise when the database is away, full, locked or read-only (psycopg calls the last an internal error): it may pass
+UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+
 OPEN_STATES = ("queued", "running", "cancelling")  # of a job that is not over
 
 metadata = sa.MetaData(

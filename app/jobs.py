@@ -22,7 +22,7 @@ from app.errors import Conflict, LeaseLost, NotFound
 from app.events import Draft
 
 MAX_FAILURES = 3  # attempts that may crash before the job is given up
-BACKOFF_S = 5.0  # before the first retry; doubles
+BACKOFF_S = 10.0  # before the second retry; the first is made at once, for most often only the training process died
 KEEP_CHECKPOINTS = 2
 COLLECT_AFTER_S = 24 * 3600.0  # from the end of a failed or cancelled job: so long its last checkpoints can be looked at
 
@@ -125,6 +125,8 @@ class Job:
         return round((self.read_at - self.started_at) * (1 - self.progress) / self.progress, 1)
 
 
+# written out and in the index's own words, for SQLite takes a partial index on no other terms: else it reads every job that ever was
+_OPEN = jobs.c.state.in_(sa.bindparam("open_states", OPEN_STATES, expanding=True, literal_execute=True))
 _COLUMNS = (*jobs.c, sa.null().label("model_deleted_at"), now().label("read_at"))  # of a job that was just written: its model is there
 _JOBS: sa.Select[Any] = sa.select(*jobs.c, deleted_models.c.deleted_at.label("model_deleted_at"), now().label("read_at")).outerjoin(
     deleted_models, deleted_models.c.id == jobs.c.model_id
@@ -189,7 +191,7 @@ def claim(tx: Connection, *, worker: str, lease_s: float) -> Job | None:
     due = sa.and_(jobs.c.state == "queued", jobs.c.run_after <= now())
     abandoned = sa.and_(jobs.c.state == "running", jobs.c.lease_expires_at < now(), jobs.c.failures + 1 < MAX_FAILURES)
     ready = sa.or_(due, abandoned)
-    first = sa.select(jobs.c.id).where(ready).order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id).limit(1)
+    first = sa.select(jobs.c.id).where(_OPEN, ready).order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id).limit(1)
     statement = (
         sa.update(jobs)
         # a scalar subquery with "=": with IN, PostgreSQL may run it once a row and lock more than one
@@ -276,14 +278,15 @@ def fail(tx: Connection, lease: Lease, *, error: str, retry: bool) -> None:
         lease,
         state=sa.case((again, "queued"), else_="failed"),
         failures=jobs.c.failures + 1,
-        run_after=now() + BACKOFF_S * sa.literal(1).bitwise_lshift(jobs.c.failures),
+        run_after=now() + BACKOFF_S * jobs.c.failures,
         finished_at=sa.case((again, sa.null()), else_=now()),
         error=error,
         lease_expires_at=None,
         worker=None,
     )
     if job.state == "queued":
-        after = f"failure {job.failures} of {MAX_FAILURES}, tried again in {job.run_after - job.read_at:.0f} s"
+        pause = job.run_after - job.read_at
+        after = f"failure {job.failures} of {MAX_FAILURES}, tried again {f'in {pause:.0f} s' if pause > 0.5 else 'at once'}"
     else:
         after = f"failure {job.failures} of {MAX_FAILURES}" if retry else "it can never succeed"
     _tell(tx, job, events.log(f"attempt {job.attempt} failed: {error} ({after})", "warning" if job.state == "queued" else "error"))
@@ -334,11 +337,11 @@ def reap(tx: Connection) -> int:
     """
     gone = jobs.c.lease_expires_at < now()
     over = {"finished_at": now(), "lease_expires_at": None, "worker": None}
-    let_go = sa.update(jobs).where(jobs.c.state == "cancelling", gone).values(state="cancelled", **over)
+    let_go = sa.update(jobs).where(_OPEN, jobs.c.state == "cancelling", gone).values(state="cancelled", **over)
     cancelled = [_job(row) for row in tx.execute(let_go.returning(*_COLUMNS))]
     spent = sa.and_(jobs.c.state == "running", gone, jobs.c.failures + 1 >= MAX_FAILURES)
     error = f"its worker disappeared, the last of {MAX_FAILURES} attempts that crashed (out of memory, or the machine went away)"
-    given_up = sa.update(jobs).where(spent).values(state="failed", failures=jobs.c.failures + 1, error=error, **over)
+    given_up = sa.update(jobs).where(_OPEN, spent).values(state="failed", failures=jobs.c.failures + 1, error=error, **over)
     failed = [_job(row) for row in tx.execute(given_up.returning(*_COLUMNS))]
     for job in cancelled:
         _tell(tx, job)

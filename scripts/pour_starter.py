@@ -30,6 +30,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "app" / "starter"
 class _Terminal:
     """Tells on one line how far it is."""
 
+    stopping = False
+
     def progress(self, share: float, stage: str, metrics: Metrics) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         print(f"\r{share:6.1%}  {stage}  {shown}", end="", file=sys.stderr, flush=True)

@@ -99,6 +99,8 @@ def unused_port() -> int:
 class Silent:
     """A watcher that keeps what it is told."""
 
+    stopping = False
+
     def __init__(self) -> None:
         self.shares: list[float] = []
         self.states: list[bytes] = []

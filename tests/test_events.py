@@ -83,7 +83,7 @@ def test_a_job_tells_its_whole_life_in_order(db: Database) -> None:
     assert lines(db, job) == [
         ("warning", "on synthetic rows"),
         ("info", "attempt 1 begins on worker a"),
-        ("warning", "attempt 1 failed: out of memory (failure 1 of 3, tried again in 5 s)"),
+        ("warning", "attempt 1 failed: out of memory (failure 1 of 3, tried again at once)"),
         ("info", "attempt 2 begins on worker b"),
         ("info", "goes on from step 40"),
         ("info", "attempt 2 ends without fault: a deploy; the next goes on from the last checkpoint"),

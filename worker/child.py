@@ -1,11 +1,13 @@
 """The training process: it takes one assignment from its standard input, and tells its supervisor how it goes.
 
-It touches no database. If the supervisor dies, the pipe closes and this process ends at once: no orphan trains on.
+It touches no database. Asked to stop (SIGTERM), it hands over a last checkpoint at its next step. If the supervisor
+dies, the pipe closes and this process ends at once: no orphan trains on.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -14,7 +16,7 @@ from typing import BinaryIO
 from worker.assignment import read_assignment
 from worker.frames import Frame, send
 from worker.pipeline import work
-from worker.training import Level, Metrics, TrainingRefused
+from worker.training import Level, Metrics, Stopped, TrainingRefused
 
 ORPHANED = 3  # exit status
 
@@ -28,9 +30,14 @@ def main() -> None:
     if assignment is None:
         sys.exit(ORPHANED)
     threading.Thread(target=_end_with_supervisor, args=(sys.stdin.buffer,), daemon=True).start()
-    watcher = _Watcher(out)
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    watcher = _Watcher(out, asked)
     try:
         bundle = work(assignment, watcher)
+    except Stopped:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)  # as if nothing had caught it: our parent sees what ended us
     except TrainingRefused as error:
         send(out, Frame("refused", {"error": str(error)}))
     except Exception as error:
@@ -44,8 +51,12 @@ def main() -> None:
 class _Watcher:
     """Sends what happens to the supervisor."""
 
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
+    def __init__(self, out: BinaryIO, asked: threading.Event) -> None:
+        self._out, self._asked = out, asked
+
+    @property
+    def stopping(self) -> bool:
+        return self._asked.is_set()
 
     def progress(self, share: float, stage: str, metrics: Metrics) -> None:
         send(self._out, Frame("progress", {"progress": share, "stage": stage, "metrics": metrics}))

@@ -48,7 +48,7 @@ from worker.evaluate.classification import classification
 from worker.evaluate.reconstruction import reconstruction
 from worker.methods import find
 from worker.nets import Classifier, Panel, Source
-from worker.training import Autoencoder, Level, Metrics, Trained, TrainingRefused, TrainingSet
+from worker.training import Autoencoder, Level, Metrics, Stopped, Trained, TrainingRefused, TrainingSet
 
 log = logging.getLogger("cuvee.training")
 
@@ -69,7 +69,11 @@ CHUNK = 8 * BLOCK  # rows through a network at once
 
 
 class Watcher(Protocol):
-    """Who hears of a training under way."""
+    """Who hears of a training under way, and may want it to stop."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the next step shall be the last."""
 
     def progress(self, share: float, stage: str, metrics: Metrics) -> None:
         """``share`` of the work is done."""
@@ -103,13 +107,16 @@ class _Run:
             _check_finite(values, step)
             self._watcher.progress(TRAINING_SHARE * step / steps, "training", {"step": step, "steps": steps, **values})
             self._progress_at = time.monotonic()
-        if state is not None and time.monotonic() - self._checkpoint_at >= self._checkpoint_interval_s:
+        stopping = self._watcher.stopping
+        if state is not None and (stopping or time.monotonic() - self._checkpoint_at >= self._checkpoint_interval_s):
             self._watcher.checkpoint(state())
             self._checkpoint_at = time.monotonic()
+        if stopping:
+            raise Stopped
 
 
 def work(assignment: Assignment, watcher: Watcher) -> bytes:
-    """The bundle of a trained model; ``TrainingRefused`` if these rows can't be trained on."""
+    """The bundle of a trained model; ``TrainingRefused`` if these rows can't be trained on, ``Stopped`` if the watcher wants no more."""
     torch.set_num_threads(assignment.threads)
     device = _device(assignment.device)
     params = resolve(assignment.method, assignment.params)

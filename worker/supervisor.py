@@ -14,17 +14,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar, cast
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app import datasets, gate, jobs, registry, retention
 from app.bundle import CLASSIFIER_WEIGHTS, unpack
-from app.db import Database
+from app.db import UNAVAILABLE, Database
 from app.errors import CuveeError, LeaseLost
 from app.jobs import Job, Lease
 from app.settings import Settings
@@ -33,7 +32,7 @@ from worker.frames import Frame, receive
 
 log = logging.getLogger("cuvee.worker")
 
-KILL_AFTER_S = 2.0  # from asking a training to end to ending it
+LAST_WORDS_S = 3.0  # that a training has for its last checkpoint when the worker is asked to stop
 GIVE_UP_SHARE = 2 / 3  # of the lease without a database: then the training is ended before another may start it
 DATABASE_RETRY_S = 0.5
 # for glibc, which otherwise hands a step's activations back to the kernel and faults them in again, thousands of pages a step
@@ -53,14 +52,18 @@ class _Child:
     process: subprocess.Popen[bytes]
     inbox: queue.Queue[Frame | None]
 
-    def end(self) -> None:
-        """Ends the process, politely first, and waits for it."""
+    def last_words(self) -> Iterator[Frame]:
+        """Asks the training to save itself and end, and gives what it says until it is gone or its time is over."""
         self.process.terminate()
-        try:
-            self.process.wait(KILL_AFTER_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        deadline = time.monotonic() + LAST_WORDS_S
+        with suppress(queue.Empty):
+            while (frame := self.inbox.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
+                yield frame
+
+    def end(self) -> None:
+        """Ends the process and waits for it: it holds nothing that would need more than that."""
+        self.process.kill()
+        self.process.wait()
 
 
 class Supervisor:
@@ -77,13 +80,14 @@ class Supervisor:
         while not self._stop.is_set():
             try:
                 worked = self.run_one()
-            except (sa.exc.OperationalError, sa.exc.TimeoutError) as error:
-                log.warning("the database does not answer, trying again: %s", error)
-                worked = False
-            if not worked:
+            except UNAVAILABLE as error:
+                log.warning("the database is unavailable, trying again: %s", error)
+            else:
+                if worked:
+                    continue
                 if drain:
                     return
-                self._stop.wait(self._settings.poll_interval_s)
+            self._stop.wait(self._settings.poll_interval_s)
 
     def run_one(self) -> bool:
         """Whether there was a job to work on; returns when that job is over or somebody else's."""
@@ -121,8 +125,8 @@ class Supervisor:
             log.info("job %s: released, another worker goes on from its last checkpoint", job.id)
         except LeaseLost:
             raise
-        except sa.exc.OperationalError as error:
-            raise LeaseLost(f"the database does not answer: {error.orig}") from error
+        except UNAVAILABLE as error:
+            raise LeaseLost(f"the database is unavailable: {error}") from error
         except Exception as error:
             log.exception("job %s: the worker itself failed", job.id)
             self._fail(job, f"the worker failed: {type(error).__name__}: {error}")
@@ -145,7 +149,8 @@ class Supervisor:
         heard_at = time.monotonic()
         while True:
             if self._stop.is_set():
-                raise Stopped
+                self._part(job, child)
+                return
             try:
                 frame = child.inbox.get(timeout=self._settings.poll_interval_s)
             except queue.Empty:
@@ -161,6 +166,13 @@ class Supervisor:
             if time.monotonic() - self._renewed_at > self._settings.lease_s / 3:
                 self._insist(lambda tx: jobs.renew(tx, job.lease, lease_s=self._settings.lease_s))
                 self._renewed_at = time.monotonic()
+
+    def _part(self, job: Job, child: _Child) -> None:
+        """Keeps what the child still has to say; ``Stopped`` unless that ends the job."""
+        for frame in child.last_words():
+            if self._heed(job, frame, child):
+                return
+        raise Stopped
 
     def _heed(self, job: Job, frame: Frame | None, child: _Child) -> bool:
         """Acts on one frame; whether the attempt is over."""
@@ -182,6 +194,8 @@ class Supervisor:
             case Frame("crashed", fields):
                 self._fail(job, fields["error"])
                 return True
+            case _ if self._stop.is_set():
+                raise Stopped  # who stops a whole group of processes reaches the training before us
             case _:
                 self._fail(job, _exit_reason(child.process.wait()))
                 return True
@@ -209,7 +223,7 @@ class Supervisor:
     def _check(self, lease: Lease) -> None:
         """``LeaseLost`` if the job was cancelled or taken over; cheap enough to ask every second."""
         # without an answer there is no news: renewing the lease is what insists on one
-        with suppress(sa.exc.OperationalError), self._db.read() as tx:
+        with suppress(*UNAVAILABLE), self._db.read() as tx:
             if not jobs.holds(tx, lease):
                 raise LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: cancelled, or taken over")
 
@@ -220,9 +234,9 @@ class Supervisor:
             try:
                 with self._db.write() as tx:
                     return write(tx)
-            except sa.exc.OperationalError as error:
+            except UNAVAILABLE as error:
                 if time.monotonic() > give_up_at:
-                    raise LeaseLost(f"the database did not answer for {self._settings.lease_s * GIVE_UP_SHARE:g} s: {error.orig}") from error
+                    raise LeaseLost(f"the database was unavailable for {self._settings.lease_s * GIVE_UP_SHARE:g} s: {error}") from error
                 time.sleep(DATABASE_RETRY_S)
 
     def _assignment(self, job: Job) -> Assignment:
@@ -280,4 +294,6 @@ def _listen(stream: BinaryIO, inbox: queue.Queue[Frame | None]) -> None:
 def _exit_reason(status: int) -> str:
     if status == -9:
         return "the training process was killed (SIGKILL): most often the machine ran out of memory"
+    if status == -15:
+        return "the training process was asked to end (SIGTERM), though its worker was not"
     return f"the training process ended with {f'signal {-status}' if status < 0 else f'status {status}'} and no result; the worker's log has its last words"

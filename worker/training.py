@@ -30,7 +30,7 @@ class Run(Protocol):
     def tick(self, step: int, steps: int, *, metrics: Callable[[], Metrics], state: Callable[[], bytes] | None) -> None:
         """To be called after every step; asks for metrics (which may sync) or state only when it is time for them.
 
-        ``state`` is None in a phase that is done again rather than resumed.
+        ``state`` is None in a phase that is done again rather than resumed. ``Stopped`` if this step shall be the last.
         """
 
 
@@ -70,6 +70,10 @@ class Trained:
         """All networks in it."""
         inner = (self.autoencoder.encoder, self.autoencoder.decoder) if self.autoencoder else ()
         return [net for net in (self.classifier, self.discriminator, self.source, *inner) if net is not None]
+
+
+class Stopped(Exception):
+    """The training was asked to stop, and has saved what can be resumed."""
 
 
 class TrainingRefused(Exception):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 
-import sqlalchemy as sa
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
@@ -16,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from app import errors
+from app.db import UNAVAILABLE
 from app.errors import CuveeError, Fault
 from app.faults import faults_of
 
@@ -80,8 +80,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(CuveeError, _domain)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(sa.exc.OperationalError, _database)
-    app.add_exception_handler(sa.exc.TimeoutError, _database)  # every pooled connection is busy
+    for error in UNAVAILABLE:
+        app.add_exception_handler(error, _database)
     app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -112,8 +112,8 @@ def _http(request: Request, error: Exception) -> Response:
 
 
 def _database(request: Request, error: Exception) -> Response:
-    log.warning("the database does not answer: %s", error)
-    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "database-not-ready", "the database does not answer; try again in a moment")
+    log.warning("the database is unavailable: %s", error)
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "database-not-ready", "the database does not answer or takes no writes; try again in a moment")
 
 
 def _left(request: Request, error: Exception) -> Response:
