@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -33,7 +35,7 @@ from worker.supervisor import Supervisor
 FEW_WINES = b"".join((Path(datasets.__file__).parent / "starter" / datasets.STARTER_FILE).read_bytes().splitlines(keepends=True)[:401])
 LEASE_S = 2.0
 SEED = 3
-STEPS = 5_000
+STEPS = 3_000
 LONG_STEPS = 100_000
 STALL_S = 20.0  # longer than a training takes to say its first word on a slow machine
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # what is said of processes, not of databases
@@ -101,6 +103,24 @@ def child_of(process: subprocess.Popen[bytes]) -> psutil.Process:
     # stopped between fork and exec, it would hold its parent, which waits for the exec
     wait_for(lambda: "worker.child" in child.cmdline())
     return child
+
+
+def freeze(process: subprocess.Popen[bytes], db: Database) -> None:
+    """Stops it, but not in the middle of a write: on SQLite that holds everybody up for as long as it lasts."""
+    process.send_signal(signal.SIGSTOP)
+    while db.url.get_backend_name() == "sqlite" and is_locked(Path(str(db.url.database))):
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGSTOP)
+
+
+def is_locked(file: Path) -> bool:
+    with closing(sqlite3.connect(file, timeout=0.5, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
 
 
 def lines(db: Database, job: Job) -> list[str]:
@@ -182,7 +202,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_can_write_nothing(db: Datab
     zombie = workers.start()
     wait_until_training(db, job)
     zombies_child = child_of(zombie)
-    zombie.send_signal(signal.SIGSTOP)
+    freeze(zombie, db)
     wait_for(lambda: read(db, job).stalled)
     heir = workers.start()
     wait_for(lambda: read(db, job).attempt == 2)
