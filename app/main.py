@@ -14,7 +14,7 @@ from fastapi_offline import FastAPIOffline
 from uvicorn.config import STARTUP_FAILURE
 
 from app import __version__, migrations
-from app.api import aliases, datasets, events, health, jobs, leaderboard, models, problems, samples, scores, variations
+from app.api import aliases, conditions, datasets, events, health, jobs, leaderboard, models, problems, samples, scores, variations
 from app.api.answers import Compressed
 from app.api.bodies import BodyLimit
 from app.api.feed import Feed
@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, json=settings.max_json_bytes, table=settings.max_upload_bytes)
     app.add_middleware(Compressed)
     problems.install(app)
-    for noun in (samples, scores, variations, jobs, events, models, aliases, leaderboard, datasets, health):
+    for noun in (samples, conditions, scores, variations, jobs, events, models, aliases, leaderboard, datasets, health):
         app.include_router(noun.router)
     return app
 

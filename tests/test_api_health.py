@@ -106,7 +106,7 @@ def test_an_api_whose_schema_was_changed_under_it_is_not_ready(api: httpx.Client
         tx.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     answer = api.get("/readyz")
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:cuvee:database-not-ready")
-    assert "found 9999; run `cuvee migrate`" in answer.json()["detail"]
+    assert "found 9999: a newer version of Cuvée migrated this database" in answer.json()["detail"]
 
 
 def schema(api: httpx.Client) -> Any:

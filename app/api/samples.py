@@ -1,9 +1,8 @@
-"""``GET /samples``: rows of the infinite table, and the headers that make the answer a receipt. ``POST /samples/check``: what a condition would cost."""
+"""``GET /samples``: rows of the infinite table, and the headers that make the answer a receipt."""
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -11,23 +10,20 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from app import noise, provenance
-from app.api import queries
+from app import noise
+from app.api import conditions, queries
 from app.api.answers import FOR_EVER, REVALIDATE, has, media_type_of, tag_of
-from app.api.bodies import takes_json
-from app.api.schemas import CheckRequest, CheckView, Row, SampleQuery
+from app.api.schemas import Row, SampleQuery
 from app.api.services import Services, UseServices, authorised, warning_header
 from app.bundle import FORMAT
 from app.cellar import OpenModel, Served
-from app.errors import Conflict, Fault, InvalidInput, NotFound
+from app.errors import Fault, InvalidInput
 from app.formats import ARROW, BINARY, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet, writer
 from app.inference import arithmetic
-from app.sampler import BLOCK, MIN_DCR, PROBE_SEED, Condition, Odds, Poured
-from app.settings import Settings
-from app.wine import COLUMNS, LOW_TICKS
+from app.sampler import MIN_DCR, Condition, Odds, Poured
+from app.wine import COLUMNS
 
 router = APIRouter(tags=["samples"])
 
@@ -107,7 +103,7 @@ async def samples(asked: Annotated[Any, Depends(queries.read(SampleQuery))], req
     asked; the model holds its training rows coarsely, so some rows are passed over that are a little farther.
     """
     media_type = media_type_of(request, asked.format, FORMATS)
-    condition = _condition(asked, use.settings)
+    condition = conditions.wanted(asked, use.settings)
     limit = None if authorised(request, use.settings) else use.settings.max_rows
     if limit is not None and asked.n > limit:
         detail = f"n: expected at most {limit} rows in one answer, found {asked.n}; go on with offset"
@@ -147,7 +143,7 @@ def _begin(use: Services, served: Served, asked: Any, condition: Condition, *, r
     """The whole answer where it is a short one, so that the pouring thread is asked once; else its beginning. A typed error if it can't be met."""
     include = tuple(sorted(set(asked.include)))
     model = served.model
-    warnings = [*served.warnings, *_warnings(model, condition, include, n=asked.n, limit=limit)]
+    warnings = [*served.warnings, *conditions.warnings_of(model, condition, include, n=asked.n, limit=limit)]
     pinned = _Pinned(model.bundle.id, secrets.randbits(32) if asked.seed is None else asked.seed, asked.offset, asked.n, condition, include, media_type)
     is_pinned = asked.seed is not None and asked.model == model.bundle.id
     cache = FOR_EVER if is_pinned else REVALIDATE
@@ -181,17 +177,6 @@ async def _by_steps(use: Services, chunks: Iterator[bytes], request: Request) ->
     return b"".join(made)
 
 
-@router.post("/samples/check", dependencies=[Depends(takes_json)])
-async def check(asked: CheckRequest, request: Request, use: UseServices) -> CheckView:
-    """What a sample under these conditions would cost and rest on, before it is asked for; nothing is poured."""
-    limit = None if authorised(request, use.settings) else use.settings.max_rows
-    served = await use.open(asked.model)
-    model, condition = served.model, _condition(asked, use.settings)
-    held, why = await run_in_threadpool(_training_rows, use, model, condition)
-    view = await use.pour(lambda: _check(model, condition, n=asked.n, limit=limit, held=held, why=why))
-    return view.model_copy(update={"warnings": [*served.warnings, *view.warnings]})
-
-
 class _Followed:
     """An iterator of blocks that remembers the last row that went through it, and how many were passed over for ``min_dcr``."""
 
@@ -213,101 +198,9 @@ def _sheets(model: OpenModel, blocks: Iterable[Poured], include: tuple[str, ...]
         yield Sheet(block.wines, extra)
 
 
-def _condition(asked: Any, settings: Settings) -> Condition:
-    """What is asked for; ``Conflict`` if this deployment does not do it."""
-    condition: Condition = asked.condition()
-    if condition.min_dcr and not settings.dcr_step:
-        raise Conflict("min_dcr is turned off in this deployment, since its answers tell where training rows lie (CUVEE_DCR_STEP is 0); leave it out")
-    return condition
-
-
 def _estimate(odds: Odds, n: int) -> dict[str, str]:
     """What a streamed answer says in the place of a count, which its head can't know (RFC 9651: an integer with a parameter)."""
     return {"Cuvee-Redrawn": f"{round(n * odds.redrawn / (1 - odds.redrawn))};estimated"}
-
-
-def _warnings(model: OpenModel, condition: Condition, include: tuple[str, ...], *, n: int, limit: int | None) -> list[str]:
-    """What must be said of the condition; a typed error if it can't be met."""
-    warnings = model.sampler.check(condition)
-    if lacking := [column for column in include if column != "row" and column not in model.scorer.columns]:
-        method = model.bundle.manifest.method
-        raise Conflict(f"model {model.bundle.id} was trained by method {method!r} and has nothing to tell {' or '.join(lacking)} with; leave it out of include")
-    if condition.limited:
-        odds = model.sampler.odds(condition)
-        if (reason := _too_much(odds, n, limit)) is not None:
-            raise InvalidInput(reason, [Fault(f"/query/{_binding(odds, condition)}", reason, expected="limits that more rows pass", found=_shown(odds))])
-    return warnings
-
-
-def _binding(odds: Odds, condition: Condition) -> str:
-    """The parameter that costs the most rows."""
-    if odds.binding == MIN_DCR:
-        return MIN_DCR
-    binding = next(r for r in condition.ranges if r.name == odds.binding)
-    return f"{binding.name}_{'min' if binding.low > LOW_TICKS[binding.column] else 'max'}"
-
-
-def _too_much(odds: Odds, n: int, limit: int | None) -> str | None:
-    """Why so many rows within the limits can't be had; None if they can."""
-    needed = odds.rows_for(n)
-    if needed is not None and (limit is None or needed <= limit):
-        return None
-    if not odds.without:
-        return f"n: expected at most {limit} rows in one answer, found {n}"
-    loosen = ", ".join(f"{name} ({passed / odds.probed:.2%})" for name, passed in odds.without.items())
-    advice = f"share that would pass without the limits of: {loosen}"
-    if needed is None or limit is None:
-        return f"expected limits that some rows pass, found that {_shown(odds)} do; {advice}"
-    most = int(limit * odds.share)
-    return f"{_shown(odds)} are within these limits, so {n} rows mean making about {needed} where {limit} are allowed; ask for at most {most}, or {advice}"
-
-
-def _shown(odds: Odds) -> str:
-    return f"{odds.passed} of {odds.probed} rows"
-
-
-def _check(model: OpenModel, condition: Condition, *, n: int, limit: int | None, held: int | None, why: str | None) -> CheckView:
-    warnings = model.sampler.check(condition)
-    odds = model.sampler.odds(condition)
-    reason = _too_much(odds, n, limit)
-    if condition.limited and reason is None and odds.passed < n and odds.share < 1:
-        warnings.append(f"the share is an estimate from {_shown(odds)}")
-    needed = odds.rows_for(n)
-    return CheckView(
-        feasible=reason is None,
-        model=model.bundle.id,
-        acceptance=odds.share,
-        probed=odds.probed,
-        rows_scanned=needed,
-        max_rows=limit or noise.MAX_ROW,
-        seconds=None if needed is None else round(needed * _seconds_per_row(model, condition.min_dcr), 3),
-        binding=odds.binding,
-        without={name: passed / odds.probed for name, passed in odds.without.items()},
-        redrawn=odds.redrawn,
-        training_rows=held,
-        warnings=[
-            *warnings,
-            *([reason] if reason else []),
-            *([why] if why else []),
-            *(["no training row meets this: what is poured is a guess"] if held == 0 else []),
-        ],
-    )
-
-
-def _seconds_per_row(model: OpenModel, min_dcr: float) -> float:
-    start = time.perf_counter()
-    next(model.sampler.blocks(Condition(min_dcr=min_dcr), seed=PROBE_SEED, offset=0, n=BLOCK))
-    return (time.perf_counter() - start) / BLOCK
-
-
-def _training_rows(use: Services, model: OpenModel, condition: Condition) -> tuple[int | None, str | None]:
-    lineage = model.bundle.manifest.lineage.model_dump()
-    try:
-        with use.db.read() as tx:
-            rows = provenance.rows(tx, provenance.dataset(tx, model.bundle.id, lineage), lineage)
-    except (NotFound, Conflict) as error:
-        return None, error.detail
-    return int(condition.holds(rows.train).sum()), None
 
 
 def _headers(pinned: _Pinned, warnings: list[str], *, cache: str, pool: int) -> dict[str, str]:
