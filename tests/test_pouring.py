@@ -87,6 +87,22 @@ def test_nothing_is_poured_ahead_while_somebody_waits(pouring: Pouring) -> None:
     assert asyncio.run(crowd()) == 4
 
 
+def test_who_leaves_before_it_is_his_turn_waits_no_longer(pouring: Pouring) -> None:
+    go = threading.Event()
+
+    async def leaving() -> None:
+        held = asyncio.ensure_future(pouring.run(lambda: go.wait(10)))
+        left = asyncio.ensure_future(pouring.run(lambda: None))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        go.set()
+        await held
+
+    asyncio.run(leaving())
+    assert pouring.idle
+
+
 def test_what_fails_ahead_is_logged_and_told_to_whoever_asks_next(pouring: Pouring, caplog: pytest.LogCaptureFixture) -> None:
     ahead, broken = Ahead(pouring, keep=1), False
 

@@ -33,7 +33,12 @@ class Pouring:
             return work()
 
         self._asked += 1
-        return await asyncio.get_running_loop().run_in_executor(self._thread, begun)
+        future = self._thread.submit(begun)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            if future.cancelled():  # whoever asked has left before it began
+                self._asked -= 1
 
     @property
     def idle(self) -> bool:
