@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.special import ndtr
 
 from app import codec, jobs, params, registry
-from app.bundle import CRITIC, DECODER, ENCODER, GENERATOR, Bundle, unpack
+from app.bundle import CRITIC, DCR, DECODER, ENCODER, GENERATOR, Bundle, unpack
 from app.codec import condition
 from app.db import Database
 from app.errors import InvalidInput
@@ -330,7 +330,7 @@ def test_twice_the_output_noise_is_twice_as_far_off(rows: TrainingSet) -> None:
 
 
 def test_a_job_leaves_a_generator_an_encoder_a_decoder_and_a_critic(bundle: Bundle) -> None:
-    assert set(bundle.parts) == {GENERATOR, ENCODER, DECODER, CRITIC}
+    assert set(bundle.parts) == {GENERATOR, ENCODER, DECODER, CRITIC, DCR}
     assert (bundle.manifest.latents, bundle.manifest.latent) == (3, 16)
 
 

@@ -273,5 +273,5 @@ def test_with_the_database_away_open_models_pour_on_and_once_it_is_back_new_cham
     assert (away.status_code, away.content) == (200, before.content)
     assert away.headers["cuvee-warning"].startswith(f"model {old.id} is the last that was known: the database does not answer")
     assert (ready.status_code, unknown.status_code) == (503, 503)
-    assert "does not answer: " in ready.json()["detail"]
+    assert "does not answer" in ready.json()["detail"]
     assert ready.json()["detail"].endswith(f"model {old.id}, the last known champion, goes on pouring")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from app import codec
-from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, POOL, Bundle, unpack
+from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DCR, POOL, Bundle, unpack
 from app.errors import InvalidInput
 from app.params import ClassifierParams, InversionParams, resolve
 from app.sampler import Condition, Sampler
@@ -170,7 +170,7 @@ def test_a_named_classifier_is_the_one_that_is_excited(bundle: Bundle, taught: b
 
 
 def test_a_job_ends_with_the_pool_that_its_method_made(bundle: Bundle, inverted: Inverted) -> None:
-    assert bundle.parts.keys() == {POOL, CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC}
+    assert bundle.parts.keys() == {POOL, CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DCR}
     assert np.array_equal(read_csv(bundle.parts[POOL]).wines.ticks, inverted.pool.ticks)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from app import codec, migrations, registry
-from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, POOL, Bundle, unpack
+from app.bundle import CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DCR, POOL, Bundle, unpack
 from app.db import Database
 from app.errors import InvalidInput
 from app.inference import session
@@ -253,7 +253,7 @@ def test_a_named_classifier_is_the_one_that_is_asked(bundle: Bundle, taught: byt
 
 
 def test_it_leaves_a_pool_its_classifier_and_a_critic(bundle: Bundle) -> None:
-    assert bundle.parts.keys() == {POOL, CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC}
+    assert bundle.parts.keys() == {POOL, CLASSIFIER, CLASSIFIER_WEIGHTS, CRITIC, DCR}
     assert bundle.manifest.pool == len(read_csv(bundle.parts[POOL]).wines)
 
 
