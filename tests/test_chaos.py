@@ -1,8 +1,10 @@
-"""The short form of ``make chaos``: a few faults drawn anew each time, on a few jobs, and every promise afterwards."""
+"""The short form of ``make chaos``: a few faults on a few jobs, and every promise afterwards.
+
+The same faults each time: a red build should be about what was changed. ``make chaos`` draws them anew.
+"""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from chaos.storm import storm
 from tests.conftest import BACKENDS
 
 ROUNDS, WORKERS, JOBS = 4, 2, 2
+SEED = "vintage"
 
 
 @contextmanager
@@ -31,11 +34,10 @@ def opened(backend: str, request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 def test_no_promise_is_broken_by_a_short_storm(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    seed = secrets.token_hex(4)
-    backend = Random(seed).choice(BACKENDS)  # for one run as good as the other, and half as long as both
+    backend = Random(SEED).choice(BACKENDS)  # for one run as good as the other, and half as long as both
     with opened(backend, request) as store:
-        report = storm(store, tmp_path, seed=seed, rounds=ROUNDS, workers=WORKERS, quick_jobs=JOBS, rest_s=240, tell=print)
+        report = storm(store, tmp_path, seed=SEED, rounds=ROUNDS, workers=WORKERS, quick_jobs=JOBS, rest_s=240, tell=print)
 
-    again = f"python -m chaos --only {backend} --seed {seed} --rounds {ROUNDS} --workers {WORKERS} --jobs {JOBS} --no-figures"
+    again = f"python -m chaos --only {backend} --seed {SEED} --rounds {ROUNDS} --workers {WORKERS} --jobs {JOBS} --no-figures"
     assert not report.broken, f"{again}\n{report}\n{(tmp_path / 'processes.log').read_text()[-5000:]}"
     assert report.ends["succeeded"] + report.ends["failed"] >= JOBS
