@@ -7,11 +7,10 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 
 from app import events
-from app.db import Database
+from app.db import UNAVAILABLE, Database
 from app.events import Event, News
 
 log = logging.getLogger("cuvee.api")
@@ -40,8 +39,8 @@ class Feed:
         while not self._stopping.is_set():
             try:
                 news = await self._read(job_id, after)
-            except (sa.exc.OperationalError, sa.exc.TimeoutError) as error:
-                log.warning("the database does not answer, those who watch job %s wait: %s", job_id, error)
+            except UNAVAILABLE as error:
+                log.warning("the database is unavailable, those who watch job %s wait: %s", job_id, error)
                 await self._tick()
                 continue
             for event in news.events:
