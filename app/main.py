@@ -56,6 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for noun in (samples, conditions, scores, variations, jobs, events, models, aliases, leaderboard, datasets, health):
         app.include_router(noun.router)
+    # FastAPI would build the routes at their first request: late to learn of a fault in one, and it mutes warnings of the whole process
+    # meanwhile, so that two apps in threads of one (the tests') trip over each other
+    app.openapi()
     return app
 
 
