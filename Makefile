@@ -8,8 +8,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 run: $(VENV)/.run ## install what serving and training need, then API and worker together; Ctrl-C stops both
 	@exec $(BIN)/cuvee up
 
-test: $(VENV)/.dev ## every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## every test, a process for each core
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 check: $(VENV)/.dev ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
