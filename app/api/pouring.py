@@ -46,7 +46,7 @@ class Pouring:
         return self._begun == self._asked
 
     def later(self, work: Callable[[], None]) -> None:
-        """Runs ``work`` when all that was asked for is done; to be asked from the thread itself."""
+        """Runs ``work`` when all that was asked for until now is done."""
         self._thread.submit(_logged, work)
 
     def close(self) -> None:
@@ -55,26 +55,28 @@ class Pouring:
 
 
 class Ahead:
-    """Whole answers, poured ahead for what is asked again and again with the seed left open. All of it happens on the pouring thread.
+    """Whole answers, poured ahead for what is asked again and again with the seed left open.
 
     An answer goes to one asker only. ``keep`` of a kind are made in advance, 0 makes none; a kind is one from the second time on.
+    The event loop looks for them and takes them, so that one that lies ready costs no turn on the pouring thread, which makes them.
     """
 
     def __init__(self, pouring: Pouring, *, keep: int) -> None:
         self._pouring, self._keep = pouring, keep
         self._shelves: OrderedDict[Hashable, deque[Response]] = OrderedDict()
 
-    def answer(self, kind: Hashable, make: Callable[[], Response]) -> Response:
+    async def answer(self, kind: Hashable, make: Callable[[], Response]) -> Response:
         """One that lies ready, or else one made now."""
         shelf = self._shelves.get(kind)
         if shelf is None:
             self._shelves[kind] = deque()
             if len(self._shelves) > SHELVES:
                 self._shelves.popitem(last=False)
-            return make()
+            return await self._pouring.run(make)
         self._shelves.move_to_end(kind)
+        answer = shelf.popleft() if shelf else await self._pouring.run(make)
         self._pouring.later(lambda: self._fill(shelf, make))
-        return shelf.popleft() if shelf else make()
+        return answer
 
     def _fill(self, shelf: deque[Response], make: Callable[[], Response]) -> None:
         while len(shelf) < self._keep and self._pouring.idle:

@@ -111,8 +111,13 @@ async def samples(asked: Annotated[Any, Depends(queries.read(SampleQuery))], req
     if asked.offset + asked.n > noise.MAX_ROW:
         detail = f"offset: expected the last row before {noise.MAX_ROW}, where the table ends, found {asked.offset} and {asked.n} rows"
         raise InvalidInput(detail, [Fault("/query/offset", detail, expected=f"at most {noise.MAX_ROW - asked.n}", found=str(asked.offset))])
-    begin = partial(_begin, use, await use.open(asked.model), asked, condition, request=request, media_type=media_type, limit=limit)
-    answer = await use.pour(begin)
+    served = await use.open(asked.model)
+    seed = secrets.randbits(32) if asked.seed is None else asked.seed
+    pinned = _Pinned(served.model.bundle.id, seed, asked.offset, asked.n, condition, tuple(sorted(set(asked.include))), media_type)
+    if asked.seed is None and asked.n <= AHEAD and not condition.limited and request.method == "GET" and "if-none-match" not in request.headers:
+        return await _any(use, served, pinned)
+    cache = FOR_EVER if asked.seed is not None and asked.model == pinned.model_id else REVALIDATE
+    answer = await use.pour(partial(_begin, served, pinned, request=request, cache=cache, limit=limit))
     if isinstance(answer, Response):
         return answer
     if asked.n > STREAM_ABOVE:
@@ -139,28 +144,36 @@ class _Begun:
         return Response(body, headers=self.headers | redrawn | _next(self.pinned, self.blocks.last), media_type=self.pinned.media_type)
 
 
-def _begin(use: Services, served: Served, asked: Any, condition: Condition, *, request: Request, media_type: str, limit: int | None) -> Response | _Begun:
+async def _any(use: Services, served: Served, pinned: _Pinned) -> Response:
+    """A whole answer of any seed: one that was poured ahead, or one poured now."""
+    kind = replace(pinned, seed=0)
+    warnings = _warnings(served, kind, limit=None)
+
+    def make() -> Response:
+        return _poured(served.model, replace(kind, seed=secrets.randbits(32)), warnings, cache=REVALIDATE, most=None).at_once()
+
+    return await use.ahead.answer((kind, *warnings), make)
+
+
+def _begin(served: Served, pinned: _Pinned, *, request: Request, cache: str, limit: int | None) -> Response | _Begun:
     """The whole answer where it is a short one, so that the pouring thread is asked once; else its beginning. A typed error if it can't be met."""
-    include = tuple(sorted(set(asked.include)))
-    model = served.model
-    warnings = [*served.warnings, *conditions.warnings_of(model, condition, include, n=asked.n, limit=limit)]
-    pinned = _Pinned(model.bundle.id, secrets.randbits(32) if asked.seed is None else asked.seed, asked.offset, asked.n, condition, include, media_type)
-    is_pinned = asked.seed is not None and asked.model == model.bundle.id
-    cache = FOR_EVER if is_pinned else REVALIDATE
+    condition, model = pinned.condition, served.model
+    begun = _poured(model, pinned, _warnings(served, pinned, limit=limit), cache=cache, most=PATIENCE * limit if limit and condition.limited else None)
     tags = request.headers.get("if-none-match")
-    if asked.seed is None and asked.n <= AHEAD and not condition.limited and request.method == "GET" and tags is None:
-        kind = replace(pinned, seed=0)
-        return use.ahead.answer((kind, *warnings), lambda: _poured(model, replace(kind, seed=secrets.randbits(32)), warnings, cache=cache, most=None).at_once())
-    begun = _poured(model, pinned, warnings, cache=cache, most=None if limit is None or not condition.limited else PATIENCE * limit)
     known = tags is not None and has(tags, pinned.etag)
     if known or request.method == "HEAD":
-        answer = Response(status_code=304 if known else 200, headers=begun.headers | _next(pinned, None), media_type=None if known else media_type)
+        answer = Response(status_code=304 if known else 200, headers=begun.headers | _next(pinned, None), media_type=None if known else pinned.media_type)
         del answer.headers["Content-Length"]  # that of the rows is known once they are poured
         return answer
-    streamed = asked.n > STREAM_ABOVE
+    streamed = pinned.n > STREAM_ABOVE
     if streamed and condition.min_dcr:
-        begun.headers.update(_estimate(model.sampler.odds(condition), asked.n))
+        begun.headers.update(_estimate(model.sampler.odds(condition), pinned.n))
     return begun if condition.limited or streamed else begun.at_once()
+
+
+def _warnings(served: Served, pinned: _Pinned, *, limit: int | None) -> list[str]:
+    """What the answer must be read with; a typed error if it can't be given. Without limits on measurements the pouring thread is not needed for it."""
+    return [*served.warnings, *conditions.warnings_of(served.model, pinned.condition, pinned.include, n=pinned.n, limit=limit)]
 
 
 def _poured(model: OpenModel, pinned: _Pinned, warnings: list[str], *, cache: str, most: int | None) -> _Begun:
