@@ -51,6 +51,11 @@ class OpenModel:
         """``Conflict`` if the model can't score."""
         return Scorer(self.bundle)
 
+    @property
+    def scores_at_once(self) -> bool:
+        """Whether the scorer is built already."""
+        return "scorer" in vars(self)
+
     @cached_property
     def variations(self) -> Variations:
         """``Conflict`` if the model has no latent space."""

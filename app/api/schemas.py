@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -192,9 +193,12 @@ _ROW_FIELDS: dict[str, Any] = {
 Row = create_model("Row", __base__=_Row, __doc__="A wine: 11 measurements, its score and its type.", **_ROW_FIELDS)
 
 
+_measured = attrgetter(*MEASUREMENTS)
+
+
 def wines_of(rows: Sequence[Any]) -> Wines:
     """``Row`` objects as wines, moved to the grid."""
-    measurements = np.array([[getattr(row, name) for name in MEASUREMENTS] for row in rows], dtype=np.float64)
+    measurements = np.array([_measured(row) for row in rows], dtype=np.float64)
     quality = np.array([row.quality for row in rows], dtype=np.int64)
     return Wines(to_ticks(measurements), quality, np.array([row.type == "red" for row in rows]))
 

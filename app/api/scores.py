@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
+from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -30,6 +31,7 @@ from app.wine import COLUMNS, MEASUREMENTS, Wines, concatenate
 
 router = APIRouter(tags=["score"])
 
+FEW = 4  # rows that are scored where they came in: their networks take less than a turn on the pouring thread costs
 SHORT = 2000  # rows of a table that is answered whole; the scores of a longer one are sent part by part
 
 _STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
@@ -81,9 +83,11 @@ async def _score_rows(body: bytes, asked: ScoreQuery, use: Services, goes: str) 
         limit = use.settings.max_score_rows
         detail = f"rows: expected at most {limit} in one JSON body, found {len(given.rows)}; a table (CSV, NDJSON, Parquet, Arrow) may be longer"
         raise InvalidInput(detail, [Fault("/body/rows", detail, expected=f"at most {limit}", found=str(len(given.rows)))])
-    answered = _views if goes == JSON else partial(_beside, goes=goes)
     served = await use.open(given.model)
-    return await use.pour(lambda: answered(served, wines_of(given.rows), explain=given.explain))
+    answer = partial(_views if goes == JSON else partial(_beside, goes=goes), served, wines_of(given.rows), explain=given.explain)
+    if len(given.rows) <= FEW and not given.explain and served.model.scores_at_once:
+        return answer()
+    return await use.pour(answer)
 
 
 async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
@@ -153,13 +157,14 @@ def _beside(served: Served, wines: Wines, *, goes: str, explain: bool) -> Respon
 
 
 def _views(served: Served, wines: Wines, *, explain: bool) -> Response:
-    """The scores alone, as JSON."""
+    """The scores alone, as JSON: a ``ScoreAnswer``, written without making its objects."""
     model = served.model
-    columns = {name: values.tolist() for name, values in vars(model.scorer.score(wines)).items() if values is not None}
+    columns: dict[str, Iterable[Any]] = {name: [None] * len(wines) for name in ScoreView.model_fields}
+    columns |= {name: values.tolist() for name, values in vars(model.scorer.score(wines)).items() if values is not None}
     if explain:
         columns["reasons"] = [[_reason(reason, row) for reason in found] for found, row in zip(model.scorer.reasons(wines), wines.ticks.tolist(), strict=True)]
-    views = [ScoreView(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    return Response(ScoreAnswer(model=model.bundle.id, rows=views).model_dump_json(), media_type=JSON, headers=_about(served))
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return Response(to_json({"model": model.bundle.id, "rows": rows}), media_type=JSON, headers=_about(served))
 
 
 def _reason(reason: Reason, ticks: list[int]) -> ReasonView:
