@@ -46,7 +46,10 @@ async def spooled(request: Request) -> BinaryIO:
     file = cast(BinaryIO, tempfile.SpooledTemporaryFile(SPOOL))  # noqa: SIM115
     try:
         async for chunk in request.stream():
-            await run_in_threadpool(file.write, chunk)
+            if file.tell() + len(chunk) <= SPOOL:  # no disk is waited for
+                file.write(chunk)
+            else:
+                await run_in_threadpool(file.write, chunk)
         file.seek(0)
     except BaseException:
         file.close()

@@ -93,7 +93,8 @@ async def _score_rows(body: bytes, asked: ScoreQuery, use: Services, goes: str) 
 async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
     served = await use.open(asked.model or CHAMPION)
     model = served.model
-    columns = await use.pour(lambda: _columns(model, explain=bool(asked.explain)))
+    tell = partial(_columns, model, explain=bool(asked.explain))
+    columns = tell() if model.scores_at_once else await use.pour(tell)
     file = await spooled(request)  # closed when the answer is sent
     try:
         whole = await run_in_threadpool(_checked, file, came, use.settings.max_rows, model)
@@ -102,7 +103,7 @@ async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Serv
         raise
     if whole is not None:
         file.close()
-        return await use.pour(lambda: _beside(served, whole, goes=goes, explain=bool(asked.explain)))
+        return await use.pour(partial(_beside, served, whole, goes=goes, explain=bool(asked.explain)))
     file.seek(0)
     sheets = (_sheet(model, part.wines, columns) for part in tables.parts(file, came))
     chunks = CHUNKS[goes](sheets, columns)
