@@ -37,9 +37,10 @@ class NetParams(Params):
     hidden: int = Field(256, ge=8, le=2048, description="width of the dense layers")
     batch: int = Field(256, ge=8, le=65_536, description="rows in a step")
 
-    def weights(self, channels: int) -> int:
-        """About how many weights a network of this shape has, with so many channels."""
-        return len(NAMES) * channels * self.hidden + self.hidden**2 + 10 * self.blocks * channels**2  # kernels of 5, two a block
+    @property
+    def trunk_weights(self) -> int:
+        """About how many weights a trunk of this shape has."""
+        return len(NAMES) * self.channels * self.hidden + self.hidden**2 + 10 * self.blocks * self.channels**2  # kernels of 5, two a block
 
 
 class ClassifierParams(NetParams):
@@ -71,14 +72,11 @@ class GanParams(FromClassifierParams):
         True, description="an autoencoder trained beside them pours every other run of 16 rows: it errs otherwise, and the mix is of more use"
     )
     autoencoder_steps: int = Field(1500, ge=1, le=1_000_000, description="its steps")
-    generator_channels: int = Field(
-        24, ge=4, le=256, description="channels of what pours, the generator and the autoencoder beside it: a row costs about their square"
-    )
     discriminators: int = Field(2, ge=1, le=8, description="of each GAN; its generator follows their mean")
     loss: Literal["r3gan", "ns", "wgan-gp"] = Field(
         "r3gan", description="r3gan: relativistic pairing with R1 and R2; ns: the traditional non-saturating loss; wgan-gp: Wasserstein with gradient penalty"
     )
-    steps: int = Field(7500, ge=1, le=1_000_000, description="steps of each of the two networks")
+    steps: int = Field(7000, ge=1, le=1_000_000, description="steps of each of the two networks")
     lr: float = Field(2e-3, gt=0, le=0.1, description="peak learning rate of both")
     warmup: int = Field(100, ge=0, le=100_000, description="steps until the peak")
     latent: int = Field(32, ge=16, le=256, multiple_of=16, description="latent dimensions")
@@ -92,11 +90,10 @@ class GanParams(FromClassifierParams):
 
     @model_validator(mode="after")
     def _fits_into_a_checkpoint(self) -> Self:
-        taught = self.blend * self.discriminators * self.weights(self.channels)
-        weights = taught + (self.blend + 2 * self.autoencoder) * self.weights(self.generator_channels)
+        weights = (self.blend * (self.discriminators + 1) + 2 * self.autoencoder) * self.trunk_weights
         if weights > MAX_WEIGHTS:
             found = f"expected at most {MAX_WEIGHTS} weights in all, found about {weights}"
-            raise ValueError(f"blend, discriminators, channels, generator_channels, blocks and hidden: {found}; make one of them smaller")
+            raise ValueError(f"blend, discriminators, channels, blocks and hidden: {found}; make one of them smaller")
         return self
 
 
@@ -117,7 +114,7 @@ class AutoencoderParams(NetParams):
 
     @model_validator(mode="after")
     def _fits_into_a_checkpoint(self) -> Self:
-        if (weights := 2 * self.weights(self.channels)) > MAX_WEIGHTS:
+        if (weights := 2 * self.trunk_weights) > MAX_WEIGHTS:
             raise ValueError(f"channels, blocks and hidden: expected at most {MAX_WEIGHTS} weights in all, found about {weights}; make one of them smaller")
         return self
 

@@ -32,7 +32,7 @@ from worker.assignment import Assignment
 from worker.pipeline import work
 from worker.training import Level, Metrics, TrainingSet
 
-TINY: dict[str, object] = {"channels": 4, "generator_channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32}
+TINY: dict[str, object] = {"channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32}
 TINY |= {"classifier_steps": 5, "steps": 10, "autoencoder_steps": 5, "pool": 60, "tries": 2000, "confidence": 0.1}
 BACKENDS = ("sqlite", "postgresql")
 LONGEST = ["test_worker", "test_autoencoder", "test_chaos", "test_critic", "test_evaluate", "test_methods", "test_starter", "test_api_leaderboard"]

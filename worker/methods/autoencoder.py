@@ -42,9 +42,9 @@ STEADIER = "a lower lr is steadier, and a GAN does without its autoencoder (auto
 
 
 def shape(params: GanParams) -> AutoencoderParams:
-    """An autoencoder of the shape of a GAN's generator, for one that is trained beside it."""
+    """An autoencoder of the shape of a GAN's networks, for one that is trained beside it."""
     shared = {name: getattr(params, name) for name in NetParams.model_fields}
-    return AutoencoderParams.model_validate(shared | {"channels": params.generator_channels, "steps": params.autoencoder_steps})
+    return AutoencoderParams.model_validate(shared | {"steps": params.autoencoder_steps})
 
 
 class Companion:

@@ -203,7 +203,7 @@ def _build(nth: int, classifiers: Sequence[Classifier], params: GanParams, run: 
     """The untrained generator of the ``nth`` game, and the discriminators that its classifiers become."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed + 1 + classifier_method.SEED_STRIDE * nth)
-        generator = Generator(latent=params.latent, channels=params.generator_channels, blocks=params.blocks, hidden=params.hidden)
+        generator = Generator(latent=params.latent, channels=params.channels, blocks=params.blocks, hidden=params.hidden)
         discriminators = [Discriminator(copy.deepcopy(classifier.trunk)).to(run.device) for classifier in classifiers]
     return generator.to(run.device), discriminators
 
