@@ -248,9 +248,11 @@ class Sampler:
 
     def _allowed(self, condition: Condition) -> NDArray[np.float64]:
         """The weight of each (type, quality) that the condition leaves, (2, 11): its training rows, or their share of the quality's where balanced."""
-        types = np.isin(TYPES, condition.types or TYPES)
-        qualities = np.isin(np.arange(self._counts.shape[1]), condition.qualities or np.arange(self._counts.shape[1]))
-        counts = self._counts * types[:, None] * qualities
+        counts = self._counts.copy()
+        if condition.types:
+            counts[[t not in condition.types for t in TYPES]] = 0
+        if condition.qualities:
+            counts[:, [q not in condition.qualities for q in range(counts.shape[1])]] = 0
         return counts / np.maximum(counts.sum(0), 1) if condition.balanced else counts
 
     def _unknown(self, condition: Condition, missing: list[int]) -> InvalidInput:

@@ -32,9 +32,17 @@ class Maker:
 
 def ask(pouring: Pouring, ahead: Ahead, kind: str, make: Callable[[], Response]) -> bytes:
     """The body that somebody gets, once all that this sets off is done."""
-    answer = asyncio.run(ahead.answer(kind, make))
+    answer = asyncio.run(sent(ahead, kind, make))
     settle(pouring)
     return bytes(answer.body)
+
+
+async def sent(ahead: Ahead, kind: str, make: Callable[[], Response]) -> Response:
+    """The answer, after which comes what was to be done once it is sent."""
+    answer = await ahead.answer(kind, make)
+    if answer.background is not None:
+        await answer.background()
+    return answer
 
 
 def settle(pouring: Pouring) -> None:
@@ -75,9 +83,9 @@ def test_nothing_is_poured_ahead_while_somebody_waits(pouring: Pouring) -> None:
     ahead, make, go = Ahead(pouring, keep=5), Maker(), threading.Event()
 
     async def crowd() -> int:
-        await ahead.answer("7", make)
+        await sent(ahead, "7", make)
         held = asyncio.ensure_future(pouring.run(lambda: go.wait(10)))
-        asked = [asyncio.ensure_future(ahead.answer("7", make)) for _ in range(3)]
+        asked = [asyncio.ensure_future(sent(ahead, "7", make)) for _ in range(3)]
         last = asyncio.ensure_future(pouring.run(lambda: make.made))
         await asyncio.sleep(0)  # all of them are in line now
         go.set()
@@ -115,3 +123,15 @@ def test_what_fails_ahead_is_logged_and_told_to_whoever_asks_next(pouring: Pouri
     assert "poured ahead" in caplog.text
     with pytest.raises(RuntimeError, match="the cask leaks"):
         ask(pouring, ahead, "7", make)
+
+
+def test_nothing_is_poured_ahead_before_the_answer_is_sent(pouring: Pouring) -> None:
+    ahead, make = Ahead(pouring, keep=2), Maker()
+    ask(pouring, ahead, "7", make)
+    answer = asyncio.run(ahead.answer("7", make))
+    settle(pouring)
+    assert make.made == 2
+    assert answer.background is not None
+    asyncio.run(answer.background())
+    settle(pouring)
+    assert make.made == 4

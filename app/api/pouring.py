@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from fastapi import Response
+from starlette.background import BackgroundTask
 
 log = logging.getLogger("cuvee.api")
 
@@ -75,8 +76,11 @@ class Ahead:
             return await self._pouring.run(make)
         self._shelves.move_to_end(kind)
         answer = shelf.popleft() if shelf else await self._pouring.run(make)
-        self._pouring.later(lambda: self._fill(shelf, make))
+        answer.background = BackgroundTask(self._refill, shelf, make)  # once it is sent: who waits for it comes first
         return answer
+
+    async def _refill(self, shelf: deque[Response], make: Callable[[], Response]) -> None:  # async, or Starlette sends it to a thread
+        self._pouring.later(lambda: self._fill(shelf, make))
 
     def _fill(self, shelf: deque[Response], make: Callable[[], Response]) -> None:
         while len(shelf) < self._keep and self._pouring.idle:
