@@ -13,7 +13,7 @@ from app.api.bodies import takes_json
 from app.api.schemas import CheckRequest, CheckView
 from app.api.services import Services, UseServices, authorised
 from app.cellar import OpenModel
-from app.errors import Conflict, Fault, InvalidInput, NotFound
+from app.errors import Conflict, DatasetDamaged, Fault, InvalidInput, NotFound
 from app.sampler import BLOCK, MIN_DCR, PROBE_SEED, Condition, Odds
 from app.settings import Settings
 from app.wine import LOW_TICKS
@@ -119,6 +119,6 @@ def _training_rows(use: Services, model: OpenModel, condition: Condition) -> tup
     try:
         with use.db.read() as tx:
             rows = provenance.rows(tx, provenance.dataset(tx, model.bundle.id, lineage), lineage)
-    except (NotFound, Conflict) as error:
+    except (NotFound, Conflict, DatasetDamaged) as error:
         return None, error.detail
     return int(condition.holds(rows.train).sum()), None
