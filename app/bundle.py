@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from app import noise
 from app.errors import BundleInvalid
@@ -67,8 +67,8 @@ class Calibration(_Frozen):
     The other kind is the model's own rows for the discriminator, the negatives of ``worker.critic`` for the critic.
     """
 
-    slope: float
-    intercept: float
+    slope: FiniteFloat
+    intercept: FiniteFloat
     rows: int
     in_sample: bool
 

@@ -52,8 +52,8 @@ class OpenModel:
         return Scorer(self.bundle)
 
     @property
-    def scores_at_once(self) -> bool:
-        """Whether the scorer is built already."""
+    def scorer_is_built(self) -> bool:
+        """Whether asking for the scorer costs nothing."""
         return "scorer" in vars(self)
 
     @cached_property

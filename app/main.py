@@ -56,8 +56,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for noun in (samples, conditions, scores, variations, jobs, events, models, aliases, leaderboard, datasets, health):
         app.include_router(noun.router)
-    # FastAPI would build the routes at their first request: late to learn of a fault in one, and it mutes warnings of the whole process
-    # meanwhile, so that two apps in threads of one (the tests') trip over each other
+    # builds the routes, which FastAPI would do at their first request: too late to learn of a fault in one. It also mutes warnings of
+    # the whole process meanwhile, so that two apps of one process (the tests') trip over each other
     app.openapi()
     return app
 

@@ -32,13 +32,13 @@ from worker.assignment import Assignment
 from worker.pipeline import work
 from worker.training import Level, Metrics, TrainingSet
 
-TINY: dict[str, object] = {"channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32}
-TINY |= {"classifier_steps": 5, "steps": 10, "autoencoder_steps": 5, "pool": 60, "tries": 2000, "confidence": 0.1}
+TINY: dict[str, object] = {"channels": 4, "blocks": 1, "discriminators": 1, "hidden": 16, "latent": 16, "batch": 32, "classifier_steps": 5, "steps": 10}
+TINY |= {"autoencoder_steps": 5, "pool": 60, "tries": 2000, "confidence": 0.1}
 BACKENDS = ("sqlite", "postgresql")
 LONGEST = ["test_worker", "test_autoencoder", "test_chaos", "test_critic", "test_evaluate", "test_methods", "test_starter", "test_api_leaderboard"]
 
-# the environment of whoever runs the tests must not decide what they test
-DATA_DIR = Path(os.environ.get("CUVEE_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
+# the environment of whoever runs the tests must not decide what they test; the processes that share them inherit what is left of it
+DATA_DIR = Path(os.environ.setdefault("TESTS_DATA_DIR", os.environ.get("CUVEE_DATA_DIR") or str(Path(__file__).parents[2] / "shared" / "data")))
 for _name in [name for name in os.environ if name.startswith("CUVEE_")]:
     del os.environ[_name]
 
@@ -47,6 +47,7 @@ _number = itertools.count()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest modules first: where several processes share the tests, a long one that comes last keeps the others waiting."""
+    assert all(Path(__file__).with_name(f"{name}.py").exists() for name in LONGEST)
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 

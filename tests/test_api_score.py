@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from app import migrations, registry
+from app.api.schemas import ScoreAnswer
 from app.bundle import CLASSIFIER, CRITIC, DISCRIMINATOR, GENERATOR, Bundle, Calibration, pack, unpack
 from app.db import Database
 from app.settings import Settings
@@ -47,6 +48,13 @@ def pour(api: httpx.Client, query: str) -> list[Any]:
 
 def test_there_is_one_score_for_each_row(api: httpx.Client) -> None:
     assert [len(scores(api, pour(api, f"n={n}&seed=1"))) for n in (1, 31, 32, 33, 100)] == [1, 31, 32, 33, 100]
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 100])
+@pytest.mark.parametrize("explain", [False, True])
+def test_what_comes_is_the_answer_that_the_documentation_describes(api: httpx.Client, n: int, explain: bool) -> None:
+    body = api.post("/score", json={"rows": pour(api, f"n={n}&seed=1"), "explain": explain}).text
+    assert ScoreAnswer.model_validate_json(body).model_dump_json() == body
 
 
 def test_scores_come_in_the_order_of_the_rows(api: httpx.Client) -> None:

@@ -129,7 +129,14 @@ def test_other_columns_are_refused(small: bytes) -> None:
         unpack(with_manifest(small, lambda manifest: manifest.update(columns=["pH"])))
 
 
-@pytest.mark.parametrize("change", [lambda manifest: manifest.pop("lineage"), lambda manifest: manifest.update(more=1)], ids=["less", "more"])
+NO_NUMBER = {"discriminator": {"slope": float("nan"), "intercept": 0.0, "rows": 1, "in_sample": False}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda manifest: manifest.pop("lineage"), lambda manifest: manifest.update(more=1), lambda manifest: manifest.update(calibrations=NO_NUMBER)],
+    ids=["less", "more", "a number that is none"],
+)
 def test_a_manifest_with_less_or_more_than_it_should_is_refused(small: bytes, change: Callable[[dict[str, Any]], None]) -> None:
     with pytest.raises(BundleInvalid, match=r"manifest\.json is damaged or of an unknown version: 1 faults"):
         unpack(with_manifest(small, change))

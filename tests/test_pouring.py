@@ -79,20 +79,29 @@ def test_only_the_kinds_asked_for_last_are_kept(pouring: Pouring) -> None:
     assert ask(pouring, ahead, "first", make) == str(before + 1).encode()
 
 
-def test_nothing_is_poured_ahead_while_somebody_waits(pouring: Pouring) -> None:
-    ahead, make, go = Ahead(pouring, keep=5), Maker(), threading.Event()
+def test_who_asks_while_answers_are_poured_ahead_waits_for_one_of_them_at_most(pouring: Pouring) -> None:
+    ahead, begun, go = Ahead(pouring, keep=5), threading.Event(), threading.Event()
+    made: list[Response] = []
 
-    async def crowd() -> int:
-        await sent(ahead, "7", make)
-        held = asyncio.ensure_future(pouring.run(lambda: go.wait(10)))
-        asked = [asyncio.ensure_future(sent(ahead, "7", make)) for _ in range(3)]
-        last = asyncio.ensure_future(pouring.run(lambda: make.made))
-        await asyncio.sleep(0)  # all of them are in line now
+    def make() -> Response:
+        if len(made) == 2:  # the first that is poured ahead
+            begun.set()
+            assert go.wait(10)
+        made.append(Response("wine"))
+        return made[-1]
+
+    async def somebody() -> int:
+        for _ in range(2):
+            await sent(ahead, "7", make)
+        assert await asyncio.to_thread(begun.wait, 10)
+        asked = asyncio.ensure_future(pouring.run(lambda: len(made)))
+        await asyncio.sleep(0)  # it is in line now
         go.set()
-        await asyncio.gather(held, *asked)
-        return await last
+        return await asked
 
-    assert asyncio.run(crowd()) == 4
+    assert asyncio.run(somebody()) == 3
+    settle(pouring)
+    assert len(made) == 3  # the others are poured when the next asks
 
 
 def test_who_leaves_before_it_is_his_turn_waits_no_longer(pouring: Pouring) -> None:

@@ -1,4 +1,4 @@
-"""The one thread that runs networks, and what it pours ahead while nobody waits for it."""
+"""The one thread that runs networks over more than a few rows, and what it pours ahead while nobody waits for it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class Ahead:
             return await self._pouring.run(make)
         self._shelves.move_to_end(kind)
         answer = shelf.popleft() if shelf else await self._pouring.run(make)
-        answer.background = BackgroundTask(self._refill, shelf, make)  # once it is sent: who waits for it comes first
+        if self._keep:
+            answer.background = BackgroundTask(self._refill, shelf, make)  # once it is sent: who waits for it comes first
         return answer
 
     async def _refill(self, shelf: deque[Response], make: Callable[[], Response]) -> None:  # async, or Starlette sends it to a thread

@@ -51,7 +51,7 @@ _PARAMETERS = queries.parameters(SampleQuery)
 
 @dataclass(frozen=True)
 class _Pinned:
-    """A request with nothing left open: it always means the same bytes."""
+    """A request with nothing left open: it always means the same bytes. With seed 0 also the kind of all that differ in the seed only."""
 
     model_id: str
     seed: int
@@ -112,10 +112,10 @@ async def samples(asked: Annotated[Any, Depends(queries.read(SampleQuery))], req
         detail = f"offset: expected the last row before {noise.MAX_ROW}, where the table ends, found {asked.offset} and {asked.n} rows"
         raise InvalidInput(detail, [Fault("/query/offset", detail, expected=f"at most {noise.MAX_ROW - asked.n}", found=str(asked.offset))])
     served = await use.open(asked.model)
-    seed = secrets.randbits(32) if asked.seed is None else asked.seed
-    pinned = _Pinned(served.model.bundle.id, seed, asked.offset, asked.n, condition, tuple(sorted(set(asked.include))), media_type)
-    if asked.seed is None and asked.n <= AHEAD and not condition.limited and request.method == "GET" and "if-none-match" not in request.headers:
-        return await _any(use, served, pinned)
+    kind = _Pinned(served.model.bundle.id, 0, asked.offset, asked.n, condition, tuple(sorted(set(asked.include))), media_type)
+    if asked.seed is None and request.method == "GET" and "if-none-match" not in request.headers and _is_simple(kind, served.model):
+        return await _of_any_seed(use, served, kind)
+    pinned = replace(kind, seed=secrets.randbits(32) if asked.seed is None else asked.seed)
     cache = FOR_EVER if asked.seed is not None and asked.model == pinned.model_id else REVALIDATE
     answer = await use.pour(partial(_begin, served, pinned, request=request, cache=cache, limit=limit))
     if isinstance(answer, Response):
@@ -144,9 +144,13 @@ class _Begun:
         return Response(body, headers=self.headers | redrawn | _next(self.pinned, self.blocks.last), media_type=self.pinned.media_type)
 
 
-async def _any(use: Services, served: Served, pinned: _Pinned) -> Response:
-    """A whole answer of any seed: one that was poured ahead, or one poured now."""
-    kind = replace(pinned, seed=0)
+def _is_simple(kind: _Pinned, model: OpenModel) -> bool:
+    """Whether it is quick to tell that such an answer can be given, and what it must be read with: no networks are run or built for that."""
+    return kind.n <= AHEAD and not kind.condition.limited and (set(kind.include) <= {"row"} or model.scorer_is_built)
+
+
+async def _of_any_seed(use: Services, served: Served, kind: _Pinned) -> Response:
+    """A whole answer like ``kind`` but for the seed: one that was poured ahead, or one poured now."""
     warnings = _warnings(served, kind, limit=None)
 
     def make() -> Response:
@@ -172,7 +176,7 @@ def _begin(served: Served, pinned: _Pinned, *, request: Request, cache: str, lim
 
 
 def _warnings(served: Served, pinned: _Pinned, *, limit: int | None) -> list[str]:
-    """What the answer must be read with; a typed error if it can't be given. Without limits on measurements the pouring thread is not needed for it."""
+    """What the answer must be read with; a typed error if it can't be given."""
     return [*served.warnings, *conditions.warnings_of(served.model, pinned.condition, pinned.include, n=pinned.n, limit=limit)]
 
 

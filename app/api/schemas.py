@@ -172,7 +172,7 @@ class CheckView(BaseModel):
     binding: str | None = Field(description="the measurement whose limits cost the most rows, or `min_dcr`; null: there are none")
     without: dict[str, float] = Field(description="acceptance if the limits of one measurement, or `min_dcr`, were dropped")
     redrawn: float = Field(ge=0, le=1, description="share of the rows within all other limits that `min_dcr` passes over")
-    training_rows: int | None = Field(description="training rows that meet the condition; null: they are not to be had here, `warnings` says why")
+    training_rows: int | None = Field(description="training rows that meet the condition; null: not stored here, or damaged, as `warnings` says")
     warnings: list[str]
 
 
