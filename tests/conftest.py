@@ -83,16 +83,23 @@ def db(database_url: str) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture
-def sqlite_db(tmp_path: Path) -> Iterator[Database]:
-    """A migrated SQLite file with the starter dataset and model: for tests that are not about the database."""
-    database = Database(f"sqlite:///{tmp_path}/cuvee.db")
+@contextmanager
+def starter_db(folder: Path) -> Iterator[Database]:
+    """A migrated SQLite file in this folder, with the starter dataset and model."""
+    database = Database(f"sqlite:///{folder}/cuvee.db")
     migrations.upgrade(database)
     with database.write() as tx:
         registry.install_starter(tx)
     datasets.install_starter(database)
     yield database
     database.close()
+
+
+@pytest.fixture
+def sqlite_db(tmp_path: Path) -> Iterator[Database]:
+    """One of them, for tests that are not about the database."""
+    with starter_db(tmp_path) as database:
+        yield database
 
 
 @pytest.fixture

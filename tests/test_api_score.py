@@ -8,23 +8,19 @@ from typing import Any
 import httpx
 import pytest
 
-from app import migrations, registry
+from app import registry
 from app.api.schemas import ScoreAnswer
 from app.bundle import CLASSIFIER, CRITIC, DISCRIMINATOR, GENERATOR, Bundle, Calibration, pack, unpack
 from app.db import Database
 from app.settings import Settings
-from tests.conftest import serve
+from tests.conftest import serve, starter_db
 
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """One database with the starter model for all tests here: they add models, and change none."""
-    database = Database(f"sqlite:///{tmp_path_factory.mktemp('score')}/cuvee.db")
-    migrations.upgrade(database)
-    with database.write() as tx:
-        registry.install_starter(tx)
-    yield database
-    database.close()
+    with starter_db(tmp_path_factory.mktemp("score")) as database:
+        yield database
 
 
 @pytest.fixture(scope="module")

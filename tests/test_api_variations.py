@@ -10,12 +10,12 @@ import httpx
 import pandas as pd
 import pytest
 
-from app import gate, migrations, registry
+from app import gate, registry
 from app.bundle import Bundle, unpack
 from app.db import Database
 from app.settings import Settings
 from app.wine import NAMES, Wines
-from tests.conftest import Silent, assignment, serve
+from tests.conftest import Silent, assignment, serve, starter_db
 from tests.test_variations import SMALL
 from worker.pipeline import work
 
@@ -27,12 +27,8 @@ RED = WHITE | {"total_sulfur_dioxide": 60.0, "type": "red"}
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """The starter model, and no autoencoder yet."""
-    database = Database(f"sqlite:///{tmp_path_factory.mktemp('variations')}/cuvee.db")
-    migrations.upgrade(database)
-    with database.write() as tx:
-        registry.install_starter(tx)
-    yield database
-    database.close()
+    with starter_db(tmp_path_factory.mktemp("variations")) as database:
+        yield database
 
 
 @pytest.fixture(scope="module")
