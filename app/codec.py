@@ -15,6 +15,7 @@ Only numpy, and the state is plain integers and floats: it travels in the manife
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
@@ -81,28 +82,38 @@ class FieldTable:
         below = np.where(at > 0, cdf[at - 1], 0.0)
         return below, cdf[at] - below
 
-    def scores(self, values: Floats) -> Floats:
-        """Normal scores (rows,) of any values: the middle rank where training saw the value, in between interpolated.
-
-        Outside the range the score goes on with the slope of the whole range, so that a wine that is twice too strong
-        does not look like the strongest one seen.
-        """
-        known, low, high = self._known_scores, self.values[0], self.values[-1]
-        slope = (known[-1] - known[0]) / (high - low) if high > low else 1.0
-        over = np.maximum(values - high, 0) + np.minimum(values - low, 0)
-        return np.asarray(np.interp(values, self.values, known) + slope * over)
-
     def value_at(self, score: float) -> float:
         """The value in ticks whose normal score this is, in between interpolated, ends clipped."""
-        return float(np.interp(score, self._known_scores, self.values))
+        return float(np.interp(score, self.known_scores, self.values))
 
     @cached_property
-    def _known_scores(self) -> Floats:
+    def known_scores(self) -> Floats:
         """The normal score of each value's middle rank, (k,)."""
         cdf = self.cdf()
         middle = np.clip((cdf + np.r_[0.0, cdf[:-1]]) / 2, EDGE_U, 1 - EDGE_U)
         normal = NormalDist()
         return np.array([normal.inv_cdf(u) for u in middle])
+
+
+class FieldScores:
+    """Values of several fields -> normal scores, all fields at once: those of every value between the lowest and the highest that training saw lie ready.
+
+    A value that training saw has its middle rank's, one in between is interpolated. Outside the range the score goes on
+    with the slope of the whole range, so that a wine that is twice too strong does not look like the strongest one seen.
+    """
+
+    def __init__(self, tables: Sequence[FieldTable]) -> None:
+        self._low, self._high = (np.array([t.values[end] for t in tables]) for end in (0, -1))  # each (fields,)
+        self._scores = np.concatenate([np.interp(np.arange(t.values[0], t.values[-1] + 1), t.values, t.known_scores) for t in tables])
+        lengths = self._high - self._low
+        self._starts = np.cumsum(lengths + 1) - (lengths + 1) - self._low  # where a value of 0 would lie
+        rises = np.array([t.known_scores[-1] - t.known_scores[0] for t in tables])
+        self._slopes = np.where(lengths > 0, rises / np.maximum(lengths, 1), 1.0)
+
+    def __call__(self, values: Ints) -> Floats:
+        """Shape: values (rows, fields) -> scores (rows, fields)."""
+        inside = values.clip(self._low, self._high)
+        return np.asarray(self._scores.take(inside + self._starts) + self._slopes * (values - inside))
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,11 @@ class TypeCodec:
     density: DensityModel
     grid: DensityGrid
 
+    @cached_property
+    def scores(self) -> FieldScores:
+        """Of the fields."""
+        return FieldScores(self.fields)
+
 
 @dataclass(frozen=True)
 class Codec:
@@ -148,9 +164,7 @@ class Codec:
         """Normal scores (rows, 11) float32 of any wines of types that training held, deterministic."""
         scores = np.zeros((len(wines), len(FIELDS)), dtype=np.float32)
         for codec, rows in self._each(wines.red):
-            fields = _to_fields(wines.ticks[rows], codec.density).astype(np.float64)
-            for j, table in enumerate(codec.fields):
-                scores[rows, j] = np.clip(table.scores(fields[:, j]), -OUTSIDE_SCORE, OUTSIDE_SCORE)
+            scores[rows] = codec.scores(_to_fields(wines.ticks[rows], codec.density)).clip(-OUTSIDE_SCORE, OUTSIDE_SCORE)
         return scores
 
     def recalibrated(self, u: Floats, red: NDArray[np.bool_]) -> Codec:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from app.codec import FieldTable, field_table, table_from, table_state
+from app.codec import FieldScores, FieldTable, field_table, table_from, table_state
 from app.errors import BundleInvalid
 from app.wine import COLUMNS, HIGH_TICKS, LOW_TICKS, TYPES, Floats, Ticks, Wines
 
@@ -41,6 +41,11 @@ class Copula:
     covariance: Floats
 
     @cached_property
+    def scores(self) -> FieldScores:
+        """Of the measurements."""
+        return FieldScores(self.tables)
+
+    @cached_property
     def precision(self) -> Floats:
         """Of the scores, (11, 11)."""
         return np.asarray(np.linalg.inv(self.covariance + RIDGE * np.eye(len(COLUMNS))))
@@ -48,7 +53,7 @@ class Copula:
     def reasons(self, ticks: Ticks) -> list[list[Reason]]:
         """For each row of ``ticks``, (rows, 11), at most ``MOST``, the strongest first, each given that those before it are mended."""
         rows, found = np.arange(len(ticks)), [list[Reason]() for _ in range(len(ticks))]
-        scores = np.column_stack([table.scores(ticks[:, j].astype(np.float64)) for j, table in enumerate(self.tables)])
+        scores = self.scores(ticks.astype(np.int64))
         mended, going = np.zeros(scores.shape, dtype=np.bool_), np.ones(len(ticks), dtype=np.bool_)
         spread = 1 / np.sqrt(np.diag(self.precision))  # of each given the other ten
         for _ in range(MOST):
@@ -84,7 +89,7 @@ def reasons(copulas: dict[str, Copula], wines: Wines) -> list[list[Reason]]:
 
 def _fit(ticks: Ticks) -> Copula:
     tables = tuple(field_table(ticks[:, j].astype(np.int64)) for j in range(len(COLUMNS)))
-    scores = np.column_stack([table.scores(ticks[:, j].astype(np.float64)) for j, table in enumerate(tables)])
+    scores = FieldScores(tables)(ticks.astype(np.int64))
     return Copula(tables, scores.mean(0), np.cov(scores, rowvar=False))
 
 

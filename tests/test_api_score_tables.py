@@ -316,7 +316,7 @@ def test_a_reason_stands_only_behind_a_stronger_one(starter_wines: Wines) -> Non
     assert all(reason.surprise >= copula.SURPRISING for reasons in found for reason in reasons)
     for name, red in (("white", False), ("red", True)):
         wines = starter_wines.take(starter_wines.red == red)
-        scores = np.column_stack([t.scores(wines.ticks[:, j].astype(float)) for j, t in enumerate(copulas[name].tables)])
+        scores = copulas[name].scores(wines.ticks.astype(np.int64))
         p = copulas[name].precision
         first = (np.abs((scores - copulas[name].mean) @ p) / np.sqrt(np.diag(p))).max(1)  # before anything is mended
         assert [bool(reasons) for reasons in copula.reasons(copulas, wines)] == (first >= copula.SURPRISING).tolist()
