@@ -1,8 +1,8 @@
 """Networks -> ONNX graphs that need neither torch nor us.
 
-Convolutions are what serving pays for: ONNX Runtime runs them 3x slower per row than a dense net of four times the
-weights. So at export a network becomes what it is, exactly, in other words: a wine is one row of places x channels
-numbers, and a convolution a few matrix products, each from a stretch of places to two of them (``_Band``).
+Convolutions are what serving pays for, and ONNX Runtime is slow where a wine is an image of its own, 13 places wide. So
+at export a network becomes what it is, exactly, in other words: all wines are one image, its height the places, its
+width the rows, and the runtime's kernels for wide images apply (docs/decisions/0021-all-rows-are-one-image.md).
 """
 
 from __future__ import annotations
@@ -24,92 +24,85 @@ from worker.nets import FIELDS, SLOPE, TOKENS, Block, Classifier, Dense, Generat
 
 EXAMPLE_ROWS = 3  # the exporter traces with some number of rows and leaves it open
 OPSET = 20
-SPAN = 2  # places that one product of a convolution makes: more would multiply by more zeros, fewer by smaller matrices
 
 
-class _Band(nn.Module):
-    """A Conv1d as matrix products, each of which makes ``SPAN`` places from those in their reach. Shape: (rows, places * in) -> (rows, places * out)."""
+class _ImageBlock(nn.Module):
+    """A ``worker.nets.Block`` on an image of all rows: as high as there are places, as wide as there are rows.
 
-    def __init__(self, conv: nn.Conv1d, places: int) -> None:
+    Shape: (1, channels, 13, rows) -> (1, channels, ``places``, rows), the first of them;
+    ``film`` (1, 2 * channels, 1, rows): what comes between is multiplied by the first half, and the second is added.
+    """
+
+    def __init__(self, block: Block, *, places: int = TOKENS) -> None:
         super().__init__()
-        weight, reach = conv.weight.detach(), conv.kernel_size[0] // 2  # (out, in, 2 * reach + 1)
-        self.stretches: list[tuple[int, int]] = []  # of the input, in numbers
-        self.products = nn.ModuleList()
-        for first in range(0, places, SPAN):
-            made = range(first, min(first + SPAN, places))
-            seen = range(max(0, first - reach), min(places, made.stop + reach))
-            dense = torch.zeros(len(made), conv.out_channels, len(seen), conv.in_channels)
-            for o, place in enumerate(made):
-                for i, source in enumerate(seen):
-                    if abs(source - place) <= reach:
-                        dense[o, :, i] = weight[:, :, source - place + reach]
-            bias = (conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)).detach()
-            self.products.append(_linear(dense.flatten(2).flatten(0, 1), bias.repeat(len(made))))
-            self.stretches.append((seen.start * conv.in_channels, seen.stop * conv.in_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([product(x[:, a:b]) for product, (a, b) in zip(self.products, self.stretches, strict=True)], dim=1)
-
-
-class _FlatBlock(nn.Module):
-    """A ``worker.nets.Block`` on flat rows. Shape: (rows, places * channels) -> the same; ``film`` as there."""
-
-    def __init__(self, block: Block) -> None:
-        super().__init__()
-        self.channels = block.first.out_channels
-        self.first, self.second = _Band(block.first, TOKENS), _Band(block.second, TOKENS)
+        self.channels, self.places = block.first.out_channels, places
+        self.first, self.second = _upright(block.first), _upright(block.second, places=places)
 
     def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
         inner = self.first(leaky_relu(x, SLOPE))
         if film is not None:
-            scale, shift = film[:, None].chunk(2, dim=2)  # each (rows, 1, channels)
-            inner = (inner.unflatten(1, (TOKENS, self.channels)) * (1 + scale) + shift).flatten(1)
-        return x + cast(Tensor, self.second(leaky_relu(inner, SLOPE)))
+            inner = inner * film[:, : self.channels] + film[:, self.channels :]
+        return x[:, :, : self.places] + cast(Tensor, self.second(leaky_relu(inner, SLOPE)))
 
 
-class _FlatGenerator(nn.Module):
-    """A ``worker.nets.Generator`` on flat rows; the same shapes outside."""
+def _upright(conv: nn.Conv1d, *, places: int = TOKENS) -> nn.Module:
+    """A convolution along a sequence as one along the height of an image, which makes the first ``places`` of it only."""
+    size, reach = conv.kernel_size[0], conv.kernel_size[0] // 2
+    column = nn.Conv2d(conv.in_channels, conv.out_channels, (size, 1))
+    column.load_state_dict({"weight": conv.weight.detach()[..., None], "bias": cast(Tensor, conv.bias).detach()})
+    return nn.Sequential(nn.ZeroPad2d((0, 0, reach, reach - (TOKENS - places))), column)
+
+
+class _ImageGenerator(nn.Module):
+    """A ``worker.nets.Generator`` on such an image; the same shapes outside."""
 
     def __init__(self, net: Generator) -> None:
         super().__init__()
-        self.film, self.modulate = net.film, net.modulate
-        self.spread = _place_major(net.spread, net.channels)
-        self.blocks = nn.ModuleList(_FlatBlock(cast(Block, block)) for block in net.blocks)
-        read = torch.zeros(FIELDS, TOKENS, net.channels)  # quality and type need no reading
+        self.channels, self.spread, self.film = net.channels, net.spread, net.film
+        unmoved = torch.cat([torch.ones(net.channels), torch.zeros(net.channels)])  # a block multiplies by 1 + scale
+        self.modulate = nn.ModuleList(_linear(m.weight.detach(), m.bias.detach() + unmoved) for m in cast("list[nn.Linear]", net.modulate))
+        *blocks, last = cast("list[Block]", net.blocks)
+        self.blocks = nn.ModuleList([*map(_ImageBlock, blocks), _ImageBlock(last, places=FIELDS)])  # quality and type need no reading
+        read = torch.zeros(FIELDS, net.channels, FIELDS)
         for j in range(FIELDS):
-            read[j, j] = net.read.detach()[:, j]
+            read[j, :, j] = net.read.detach()[:, j]
         self.read = _linear(read.flatten(1), net.read_bias.detach())
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         source = torch.cat([latent, condition], dim=1)
-        x, style = self.spread(source), leaky_relu(self.film(source), SLOPE)
+        x = _columns(self.spread, source.t()).reshape(1, self.channels, TOKENS, -1)
+        style = leaky_relu(self.film(source), SLOPE)
         for block, modulate in zip(self.blocks, self.modulate, strict=True):
-            x = block(x, modulate(style))
-        return cast(Tensor, self.read(leaky_relu(x, SLOPE)))
+            x = block(x, modulate(style).t()[None, :, None])
+        return cast(Tensor, self.read(leaky_relu(x, SLOPE).reshape(self.channels * FIELDS, -1).t()))
 
 
-class _FlatTrunk(nn.Module):
-    """A ``worker.nets.Trunk`` on flat rows; the same shapes outside."""
+class _ImageTrunk(nn.Module):
+    """A ``worker.nets.Trunk`` on such an image; the same shapes outside."""
 
     def __init__(self, net: Trunk) -> None:
         super().__init__()
-        channels = net.embed.shape[0]
-        embed = torch.zeros(TOKENS, channels, FIELDS + CONDITION)  # of each place and channel: what each input adds to it
+        self.channels = net.embed.shape[0]
+        embed = torch.zeros(self.channels, TOKENS, FIELDS + CONDITION)  # of each channel and place: what each input adds to it
         for place in range(TOKENS):
             read = place if place < FIELDS else CONDITION - 2 + place  # behind the fields; the condition ends with quality and type
-            embed[place, :, read] = net.embed.detach()[:, place]
-        embed[:, :, FIELDS:] += net.condition.weight.detach()
-        bias = net.bias.detach().t() + net.condition.bias.detach()
-        self.embed = _linear(embed.flatten(0, 1), bias.flatten())
-        self.blocks = nn.ModuleList(_FlatBlock(cast(Block, block)) for block in net.blocks)
-        dense = net.dense.weight.detach().reshape(-1, channels, TOKENS).transpose(1, 2).flatten(1)
-        self.dense, self.last = _linear(dense, net.dense.bias.detach()), _plain(net.last)
+            embed[:, place, read] = net.embed.detach()[:, place]
+        embed[:, :, FIELDS:] += net.condition.weight.detach()[:, None]
+        self.embed = _linear(embed.flatten(0, 1), (net.bias.detach() + net.condition.bias.detach()[:, None]).flatten())
+        self.blocks = nn.ModuleList(map(_ImageBlock, cast("list[Block]", net.blocks)))
+        self.dense, self.last = _plain(net.dense), _plain(net.last)
 
     def forward(self, fields: Tensor, condition: Tensor) -> Tensor:
-        x = self.embed(torch.cat([fields, condition], dim=1))
+        x = _columns(self.embed, torch.cat([fields, condition], dim=1).t()).reshape(1, self.channels, TOKENS, -1)
         for block in self.blocks:
             x = block(x)
-        return leaky_relu(self.last(leaky_relu(self.dense(leaky_relu(x, SLOPE)), SLOPE)), SLOPE)
+        flat = leaky_relu(x, SLOPE).reshape(self.channels * TOKENS, -1).t()
+        return leaky_relu(self.last(leaky_relu(self.dense(flat), SLOPE)), SLOPE)
+
+
+def _columns(linear: nn.Linear, columns: Tensor) -> Tensor:
+    """A layer on columns, (in, rows) -> (out, rows), where turning its rows would cost a copy of all."""
+    return linear.weight @ columns + linear.bias[:, None]
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -121,12 +114,6 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def _plain(dense: nn.Linear) -> nn.Linear:
     """A dense layer as itself: a runtime of its own multiplies matrices as fast as it convolves."""
     return _linear(dense.weight.detach(), dense.bias.detach())
-
-
-def _place_major(linear: nn.Linear, channels: int) -> nn.Linear:
-    """A layer whose outputs are channels x places, with outputs places x channels."""
-    weight = linear.weight.detach().reshape(channels, TOKENS, -1).transpose(0, 1).flatten(0, 1)
-    return _linear(weight, linear.bias.detach().reshape(channels, TOKENS).t().flatten())
 
 
 class _ToUniform(nn.Module):
@@ -202,12 +189,12 @@ def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-_FLAT: dict[type[nn.Module], Callable[[Any], nn.Module]] = {Generator: _FlatGenerator, Trunk: _FlatTrunk, Dense: _plain}
+_LOWERED: dict[type[nn.Module], Callable[[Any], nn.Module]] = {Generator: _ImageGenerator, Trunk: _ImageTrunk, Dense: _plain}
 
 
 def _lower(net: nn.Module) -> nn.Module:
     """The network with every part replaced that is faster in other words, itself perhaps."""
-    if (flat := _FLAT.get(type(net))) is not None:
+    if (flat := _LOWERED.get(type(net))) is not None:
         return flat(net)
     for name, child in net.named_children():
         setattr(net, name, _lower(child))
