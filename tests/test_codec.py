@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from app import codec
-from app.codec import CELLS, Codec, Decoder, from_state, to_state
+from app.codec import CELLS, Codec, Decoder, FieldScores, field_table, from_state, to_state
 from app.errors import BundleInvalid
 from app.wine import DENSITY, FREE_SO2, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, TOTAL_SO2, Ticks, Wines
 
@@ -200,6 +200,22 @@ def test_a_value_outside_the_range_scores_beyond_the_strongest_seen(starter_wine
     rows.ticks[:, alcohol] = [low - 100, low, high, high + 100]
     scores = fitted.scores(rows)[:, alcohol]
     assert scores[0] < scores[1] < scores[2] < scores[3]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    seen=st.lists(st.lists(st.integers(-400, 400), min_size=1, max_size=30), min_size=1, max_size=4),
+    asked=st.lists(st.integers(-900, 900), min_size=1, max_size=30),
+)
+def test_scores_of_several_fields_at_once_are_those_of_each_value_alone(seen: list[list[int]], asked: list[int]) -> None:
+    tables = [field_table(np.array(values)) for values in seen]
+    at_once = FieldScores(tables)(np.array(asked)[:, None].repeat(len(tables), axis=1))
+    for j, table in enumerate(tables):
+        low, high = int(table.values[0]), int(table.values[-1])
+        slope = (table.known_scores[-1] - table.known_scores[0]) / (high - low) if high > low else 1.0
+        for value, score in zip(asked, at_once[:, j], strict=True):
+            beyond = max(value - high, 0) + min(value - low, 0)
+            assert score == pytest.approx(np.interp(value, table.values, table.known_scores) + slope * beyond, abs=1e-12)
 
 
 def test_no_score_is_further_out_than_six(starter_wines: Wines, fitted: Codec) -> None:
