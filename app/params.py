@@ -104,11 +104,11 @@ class AutoencoderParams(NetParams):
 
     steps: int = Field(1500, ge=1, le=1_000_000, description="Adam steps of encoder and decoder together")
     lr: float = Field(2e-3, gt=0, le=0.1, description="learning rate at the start; it falls to nothing")
-    bottleneck: int = Field(8, ge=1, le=10, description="latent dimensions; fewer than the eleven measurements")
+    bottleneck: int = Field(10, ge=1, le=10, description="latent dimensions; fewer than the eleven measurements")
     noise: float = Field(0.3, ge=0, le=2, description="noise on the fields that are to be encoded, in their standard deviations")
     variational: bool = Field(False, description="encode into a normal distribution, and draw new wines' latents from the standard normal one")
     beta: float = Field(0.1, ge=0, le=100, description="weight of that distribution's divergence from the standard normal (variational)")
-    components: int = Field(20, ge=1, le=200, description="of the Gaussian mixture of each type that latents are drawn from (not variational)")
+    components: int = Field(50, ge=1, le=200, description="of the Gaussian mixture of each type that latents are drawn from (not variational)")
     output_noise: float = Field(1.0, ge=0, le=2, description="noise on the fields of new wines, in units of what reconstructions miss")
     recalibrate: bool = Field(True, description="give the generated rows the marginals of the training rows")
 

@@ -239,7 +239,8 @@ def test_a_component_moves_with_the_quality_as_its_wines_do() -> None:
     random = np.random.default_rng(0)
     quality = random.normal(size=5000)
     around = random.normal(size=(5000, 2)) * [0.5, 2.0]
-    means, slopes, factors = autoencoder._along_quality(np.ones((5000, 1)), np.outer(quality, [1.0, -3.0]) + np.array([4.0, 0.0]) + around, quality)
+    wines = np.outer(quality, [1.0, -3.0]) + np.array([4.0, 0.0]) + around
+    means, slopes, factors = autoencoder._along_quality(np.ones((5000, 1)), wines, quality, scale=1)
     np.testing.assert_allclose(means[0], [4, 0], atol=0.1)
     np.testing.assert_allclose(slopes[0], [1, -3], atol=0.1)
     np.testing.assert_allclose(factors[0] @ factors[0].T, np.diag([0.25, 4.0]), atol=0.2)
@@ -251,7 +252,19 @@ def test_a_component_moves_with_the_quality_as_its_wines_do() -> None:
 
 def test_a_component_of_one_quality_stands_still() -> None:
     z = np.random.default_rng(0).normal(size=(100, 2))
-    assert not autoencoder._along_quality(np.ones((100, 1)), z, np.zeros(100))[1].any()
+    assert not autoencoder._along_quality(np.ones((100, 1)), z, np.zeros(100), scale=1)[1].any()
+
+
+def test_a_component_of_few_wines_spreads_as_all_do_and_one_of_many_as_its_own() -> None:
+    random = np.random.default_rng(0)
+    many, few = random.normal(size=(20_000, 2)), random.normal(size=(5, 2)) * 0.1  # the few happen to lie close together
+    shares = np.zeros((20_005, 2))
+    shares[:20_000, 0] = shares[20_000:, 1] = 1
+    _, _, factors = autoencoder._along_quality(shares, np.concatenate([many, few]), np.zeros(20_005), scale=1)
+    np.testing.assert_allclose(factors[0] @ factors[0].T, np.eye(2), atol=0.05)
+    np.testing.assert_allclose(factors[1] @ factors[1].T, 20 / 25 * np.eye(2), atol=0.05)
+    _, _, factors = autoencoder._along_quality(shares, np.concatenate([many, few]), np.zeros(20_005), scale=1000)  # a row stands for a thousand wines
+    assert np.trace(factors[1] @ factors[1].T) < 0.1
 
 
 def test_the_density_has_the_moments_of_the_encoded_wines(rows: TrainingSet) -> None:

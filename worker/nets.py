@@ -214,6 +214,24 @@ class Encoder(nn.Module):
         return cast(Tensor, self.head(self.trunk(fields, condition)))
 
 
+class Decoder(nn.Module):
+    """The way back from there: a plain perceptron, an eighth of a generator's cost (docs/experiments.md, 39).
+
+    Shape: latent (rows, latents), condition (rows, 8) -> fields (rows, 11) normal scores.
+    """
+
+    def __init__(self, *, latents: int, hidden: int) -> None:
+        super().__init__()
+        self.latent = latents
+        self.first = nn.Linear(latents + CONDITION, hidden)
+        self.second = Dense(hidden, hidden)
+        self.read = nn.Linear(hidden, FIELDS)
+
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
+        inner = leaky_relu(self.first(torch.cat([latent, condition], dim=1)), SLOPE)
+        return cast(Tensor, self.read(leaky_relu(self.second(inner), SLOPE)))
+
+
 class Mixture(nn.Module):
     """Standard normal noise -> latents of a Gaussian mixture for each type, its weights and means by the quality.
 
@@ -255,7 +273,7 @@ class Decoded(Source):
 
     misses: Tensor
 
-    def __init__(self, density: Mixture, decoder: Generator, misses: Tensor) -> None:
+    def __init__(self, density: Mixture, decoder: Decoder, misses: Tensor) -> None:
         super().__init__()
         self.density, self.decoder = density, decoder
         self.drawn = 1 + decoder.latent  # noise components of the density

@@ -1,7 +1,7 @@
 """``autoencoder``: wines through a bottleneck and back, and new ones from a density fitted to the space between.
 
-The encoder is the classifier's trunk with a linear head, the decoder the GAN's generator. It is given noisy fields and
-must return the clean ones (Vincent et al., *Extracting and composing robust features with denoising autoencoders*,
+The encoder is the classifier's trunk with a linear head, the decoder a perceptron. It is given noisy fields and must
+return the clean ones (Vincent et al., *Extracting and composing robust features with denoising autoencoders*,
 ICML 2008). ``variational`` instead makes the encoder name a distribution and pulls it towards the standard normal
 (Kingma and Welling, *Auto-encoding variational Bayes*, ICLR 2014; ``beta`` as in Higgins et al., ICLR 2017).
 
@@ -24,14 +24,15 @@ from app.codec import FIELDS, Ints
 from app.params import AutoencoderParams, GanParams, NetParams
 from app.wine import TYPES, Floats
 from worker.checkpoint import Trainees
-from worker.nets import Decoded, Encoder, Generator, Mixture, Source, Trunk
+from worker.nets import Decoded, Decoder, Encoder, Mixture, Source, Trunk
 from worker.training import Autoencoder, Batch, Findings, Metrics, Run, Trained, TrainingRefused, TrainingSet
 
 SCORES = 7  # that a condition's thermometer bits tell apart: to 3, 4, ... 8, from 9 on
 DRAWS = 4  # of each training row, its values' places within their ties anew, that the density is fitted to
 LEAST_DRAWS, MAX_DRAWS = 2000, 16_000  # of each type
-COMPONENT_ROWS = 50  # training rows of a type behind each component of its density, at least
+COMPONENT_ROWS = 25  # training rows of a type behind each component of its density, at least
 LEAST_SHARE = 1e-6  # of the mean, that what is missed varies by in any direction
+POOLED_ROWS = 20.0  # by which the covariance of all components counts beside a component's own (docs/experiments.md, 39)
 MIN_VARIANCE = 1e-3  # of a component in any direction, where latents have 1: repeated wines would make one of nothing
 RIDGE = 0.01  # of a component's slope, in variances of the quality: its wines may all be of one
 NEIGHBOURS = 20.0  # rows by which a score's neighbours count beside its own
@@ -90,16 +91,16 @@ def train(data: TrainingSet, params: AutoencoderParams, run: Run) -> Trained:
     return Trained(source=done.source, autoencoder=autoencoder, recalibrate=params.recalibrate, findings=done.findings)
 
 
-def _build(params: AutoencoderParams, run: Run) -> tuple[Encoder, Generator]:
+def _build(params: AutoencoderParams, run: Run) -> tuple[Encoder, Decoder]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         trunk = Trunk(channels=params.channels, blocks=params.blocks, hidden=params.hidden)
         encoder = Encoder(trunk, params.bottleneck * (2 if params.variational else 1))  # means, then logarithms of variances
-        decoder = Generator(latent=params.bottleneck, channels=params.channels, blocks=params.blocks, hidden=params.hidden)
+        decoder = Decoder(latents=params.bottleneck, hidden=params.hidden)
     return encoder.to(run.device), decoder.to(run.device)
 
 
-def _adam(encoder: Encoder, decoder: Generator, params: AutoencoderParams) -> torch.optim.Optimizer:
+def _adam(encoder: Encoder, decoder: Decoder, params: AutoencoderParams) -> torch.optim.Optimizer:
     return torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=params.lr, fused=True)
 
 
@@ -107,7 +108,7 @@ def _set_rate(adam: torch.optim.Optimizer, step: int, params: AutoencoderParams)
     adam.param_groups[0]["lr"] = params.lr * (1 + math.cos(math.pi * step / params.steps)) / 2
 
 
-def _step(nets: tuple[Encoder, Generator], adam: torch.optim.Optimizer, batch: Batch, params: AutoencoderParams, random: torch.Generator) -> Tensor:
+def _step(nets: tuple[Encoder, Decoder], adam: torch.optim.Optimizer, batch: Batch, params: AutoencoderParams, random: torch.Generator) -> Tensor:
     """One step; the squared error of each field, and the divergence where variational, (11 or 12,), detached."""
     encoder, decoder = nets
     noisy = batch.fields + params.noise * _normal(batch.fields.shape, random)
@@ -145,7 +146,7 @@ class _Finished:
 
 
 @torch.no_grad()
-def _finished(encoder: Encoder, decoder: Generator, data: TrainingSet, params: AutoencoderParams, random: torch.Generator) -> _Finished:
+def _finished(encoder: Encoder, decoder: Decoder, data: TrainingSet, params: AutoencoderParams, random: torch.Generator) -> _Finished:
     """What is left behind, on the CPU; the decoder is standardised where it is."""
     rows = [int((data.wines.red == bool(t)).sum()) for t in range(len(TYPES))]
     wines = _drawn(data, rows, random)
@@ -191,13 +192,12 @@ def _means_only(encoder: Encoder, latents: int) -> Encoder:
     return means
 
 
-def _standardise(encoder: Encoder, decoder: Generator, mean: Tensor, std: Tensor) -> None:
+def _standardise(encoder: Encoder, decoder: Decoder, mean: Tensor, std: Tensor) -> None:
     """Moves and scales the space between the two, in the layers on either side of it, so that ``mean`` becomes 0 and ``std`` 1; both (k,)."""
     encoder.head.bias.sub_(mean).div_(std)
     encoder.head.weight.div_(std[:, None])
-    for layer in (decoder.spread, decoder.film):
-        layer.bias.add_(layer.weight[:, : decoder.latent] @ mean)
-        layer.weight[:, : decoder.latent].mul_(std)
+    decoder.first.bias.add_(decoder.first.weight[:, : decoder.latent] @ mean)
+    decoder.first.weight[:, : decoder.latent].mul_(std)
 
 
 def _prior(mean: Tensor, std: Tensor) -> Mixture:
@@ -226,28 +226,32 @@ def _density(latents: Tensor, wines: Batch, params: AutoencoderParams, *, rows: 
         n = fitted.n_components
         shares = fitted.predict_proba(z[own])
         weights[t] = 0.0
-        weights[t, :, :n] = _by_score(shares, score[own], scale=rows[t] / own.sum())
-        means[t, :n], slopes[t, :n], factors[t, :n] = _along_quality(shares, z[own], quality[own])
+        scale = rows[t] / own.sum()  # training rows behind one that was drawn
+        weights[t, :, :n] = _by_score(shares, score[own], scale=scale)
+        means[t, :n], slopes[t, :n], factors[t, :n] = _along_quality(shares, z[own], quality[own], scale=scale)
         for array in (means, slopes, factors):
             array[t, n:] = array[t, n - 1]  # of no weight, but rounding may pick one
     return Mixture(*(torch.from_numpy(array).float() for array in (weights, means, slopes, factors)))
 
 
-def _along_quality(shares: Floats, z: Floats, quality: Floats) -> tuple[Floats, Floats, Floats]:
+def _along_quality(shares: Floats, z: Floats, quality: Floats, *, scale: float) -> tuple[Floats, Floats, Floats]:
     """Each component as a line in the quality and what spreads around it: means at 0 and slopes, (components, k), factors (components, k, k).
 
-    Least squares, each wine counting by its share in the component, with a little ridge. Without it a component would
-    hold its wines' qualities in the mean only: R2 of quality taught .27 instead of .31.
+    Least squares, each wine counting by its share in the component, with a little ridge. Without slopes a component would
+    hold its wines' qualities in the mean only: R2 of quality taught .27 instead of .31. A covariance of a few dozen
+    wines is mostly their accidents, so that of all components counts beside it. ``scale``: wines behind a row.
     """
-    means, slopes, factors = [], [], []
+    means, slopes, spreads = [], [], []
     for share in (shares / shares.sum(0)).T:
         mean, at = share @ z, share @ quality
         slope = (share * (quality - at)) @ (z - mean) / (share @ (quality - at) ** 2 + RIDGE)
         around = z - mean - np.outer(quality - at, slope)  # (rows, k)
         means.append(mean - at * slope)
         slopes.append(slope)
-        factors.append(np.linalg.cholesky((around.T * share) @ around + MIN_VARIANCE * np.eye(z.shape[1])))
-    return np.stack(means), np.stack(slopes), np.stack(factors)
+        spreads.append((around.T * share) @ around)
+    own, wines = np.stack(spreads), (shares.sum(0) * scale)[:, None, None]
+    mixed = (wines * own + POOLED_ROWS * np.average(own, axis=0, weights=wines[:, 0, 0])) / (wines + POOLED_ROWS)
+    return np.stack(means), np.stack(slopes), np.linalg.cholesky(mixed + MIN_VARIANCE * np.eye(z.shape[1]))
 
 
 def _by_score(shares: Floats, score: Ints, *, scale: float) -> Floats:
