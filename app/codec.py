@@ -33,6 +33,7 @@ CELLS = 2**16  # resolution of u on the way out: 13 cells for one wine among 4,8
 EDGE_U = 1e-4  # u stays inside [EDGE_U, 1 - EDGE_U]: scores within +-3.72, as in training
 RESIDUAL_SCALE = 1000.0  # ticks of the residual per g/dm3
 DENSITY_PER_TICK = 1000.0 / COLUMNS[DENSITY].scale  # g/dm3
+MAX_SPAN = 10**7  # ticks between the lowest and the highest value of a field; a density's residuals span 200,000 at most
 OUTSIDE_SCORE = 6.0  # a scored value far outside of what training saw is clipped here
 
 CONDITION = 8  # numbers in a condition
@@ -320,8 +321,9 @@ def table_from(state: dict[str, Any]) -> FieldTable:
     """The table that ``table_state`` wrote; ``ValueError`` or ``KeyError`` if it is another thing."""
     table = FieldTable(*(np.array(state[k], dtype=np.int64) for k in ("values", "counts", "ends")))
     whole = len(table.values) == len(table.counts) == len(table.ends) > 0 and table.ends[-1] == CELLS
-    if not whole or (np.diff(table.ends, prepend=0) < 0).any():
-        raise ValueError(f"expected as many values, counts and rising ends, the last {CELLS}")
+    rises = (np.diff(table.ends, prepend=0) >= 0).all() and (np.diff(table.values) > 0).all()
+    if not whole or not rises or table.values[-1] - table.values[0] > MAX_SPAN:
+        raise ValueError(f"expected as many rising values, counts and rising ends, the last {CELLS}, and values within {MAX_SPAN} of each other")
     return table
 
 

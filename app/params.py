@@ -30,7 +30,7 @@ class Params(BaseModel):
 
 
 class NetParams(Params):
-    """The shape of the networks, all made of the same blocks, and the rows in a step."""
+    """The shape of the networks, most of them made of the same blocks, and the rows in a step."""
 
     channels: int = Field(32, ge=4, le=256, description="channels of a token")
     blocks: int = Field(2, ge=1, le=8, description="residual convolution blocks")
@@ -90,7 +90,7 @@ class GanParams(FromClassifierParams):
 
     @model_validator(mode="after")
     def _fits_into_a_checkpoint(self) -> Self:
-        weights = (self.blend * (self.discriminators + 1) + 2 * self.autoencoder) * self.trunk_weights
+        weights = (self.blend * (self.discriminators + 1) + self.autoencoder) * self.trunk_weights + self.autoencoder * self.hidden**2
         if weights > MAX_WEIGHTS:
             found = f"expected at most {MAX_WEIGHTS} weights in all, found about {weights}"
             raise ValueError(f"blend, discriminators, channels, blocks and hidden: {found}; make one of them smaller")
@@ -108,13 +108,15 @@ class AutoencoderParams(NetParams):
     noise: float = Field(0.3, ge=0, le=2, description="noise on the fields that are to be encoded, in their standard deviations")
     variational: bool = Field(False, description="encode into a normal distribution, and draw new wines' latents from the standard normal one")
     beta: float = Field(0.1, ge=0, le=100, description="weight of that distribution's divergence from the standard normal (variational)")
-    components: int = Field(50, ge=1, le=200, description="of the Gaussian mixture of each type that latents are drawn from (not variational)")
+    components: int = Field(
+        50, ge=1, le=200, description="of the Gaussian mixture of each type that latents are drawn from, at most: one for 25 training rows (not variational)"
+    )
     output_noise: float = Field(1.0, ge=0, le=2, description="noise on the fields of new wines, in units of what reconstructions miss")
     recalibrate: bool = Field(True, description="give the generated rows the marginals of the training rows")
 
     @model_validator(mode="after")
     def _fits_into_a_checkpoint(self) -> Self:
-        if (weights := 2 * self.trunk_weights) > MAX_WEIGHTS:
+        if (weights := self.trunk_weights + self.hidden**2) > MAX_WEIGHTS:
             raise ValueError(f"channels, blocks and hidden: expected at most {MAX_WEIGHTS} weights in all, found about {weights}; make one of them smaller")
         return self
 

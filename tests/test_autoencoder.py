@@ -267,6 +267,16 @@ def test_a_component_of_few_wines_spreads_as_all_do_and_one_of_many_as_its_own()
     assert np.trace(factors[1] @ factors[1].T) < 0.1
 
 
+def test_a_component_without_wines_spoils_no_other() -> None:
+    z = np.random.default_rng(0).normal(size=(100, 2))
+    shares = np.column_stack([np.ones(100), np.zeros(100)])
+    found = autoencoder._along_quality(shares, z, z[:, 0], scale=1)
+    alone = autoencoder._along_quality(shares[:, :1], z, z[:, 0], scale=1)
+    assert all(np.isfinite(array).all() for array in found)
+    for both, one in zip(found, alone, strict=True):
+        np.testing.assert_allclose(both[0], one[0])
+
+
 def test_the_density_has_the_moments_of_the_encoded_wines(rows: TrainingSet) -> None:
     trained = train(rows, Recorder(), steps=200)
     wines = rows.batch(2**14, torch.Generator().manual_seed(3))

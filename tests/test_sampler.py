@@ -25,6 +25,7 @@ from app.wine import FREE_SO2, HIGH_TICKS, LOW_TICKS, TOTAL_SO2, Wines, concaten
 from tests.conftest import csv_of, tiny_params
 from worker import export
 from worker.methods import gan
+from worker.nets import Generator
 from worker.training import Metrics, Trained, TrainingSet
 
 SEEDS = st.integers(0, MAX_SEED)
@@ -255,6 +256,16 @@ def test_the_exported_generator_equals_the_trained_one(trained: Trained) -> None
             expected = torch.special.ndtr(trained.source(latent, condition)).numpy()
         assert u.shape == (len(latent), 11)
         np.testing.assert_allclose(u, expected, atol=1e-5)
+
+
+def test_blocks_between_the_first_and_the_last_are_exported_as_they_are() -> None:
+    torch.manual_seed(0)
+    net = Generator(latent=16, channels=5, blocks=3, hidden=16).eval()
+    graph = session(export.graph(net, {"latent": 16, "condition": 8}, "fields"))
+    for latent, condition in _inputs(16):
+        (fields,) = graph.run(None, {"latent": latent.numpy(), "condition": condition.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(fields, net(latent, condition).numpy(), atol=1e-5)
 
 
 def test_the_exported_discriminator_equals_the_trained_one(trained: Trained) -> None:

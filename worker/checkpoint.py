@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 
 Tensors = dict[str, Tensor]
 
+MAX_WHY = 300  # characters of what torch says: it names every weight
+
 
 class CheckpointUnusable(Exception):
     """Bytes that are not the state of these networks and optimisers."""
@@ -41,7 +43,8 @@ class Trainees:
         try:
             return self._load(state)
         except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CheckpointUnusable(f"the checkpoint does not fit what is trained here: {error}") from error
+            why = " ".join(str(error).split())[:MAX_WHY]
+            raise CheckpointUnusable(f"the checkpoint does not fit what is trained here, perhaps another version wrote it: {why}") from error
 
     def _load(self, state: bytes) -> int:
         tensors = load(state)

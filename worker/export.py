@@ -194,8 +194,8 @@ _LOWERED: dict[type[nn.Module], Callable[[Any], nn.Module]] = {Generator: _Image
 
 def _lower(net: nn.Module) -> nn.Module:
     """The network with every part replaced that is faster in other words, itself perhaps."""
-    if (flat := _LOWERED.get(type(net))) is not None:
-        return flat(net)
+    if (faster := _LOWERED.get(type(net))) is not None:
+        return faster(net)
     for name, child in net.named_children():
         setattr(net, name, _lower(child))
     return net

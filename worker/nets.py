@@ -1,6 +1,6 @@
 """The networks. One trunk is the classifier and, with the score as one more input and another head, the discriminator.
 
-Everything works on a wine as a sequence of 13 tokens (eleven fields, quality, type), so that convolutions have
+Most of it works on a wine as a sequence of 13 tokens (eleven fields, quality, type), so that convolutions have
 something to slide over; ``app.codec`` says what fields and condition are. No normalisation layers anywhere: a row
 never depends on its batch.
 """
@@ -215,15 +215,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way back from there: a plain perceptron, an eighth of a generator's cost (docs/experiments.md, 39).
+    """The way back from there: a plain perceptron, a fifth of a generator's cost (docs/experiments.md, 39).
 
-    Shape: latent (rows, latents), condition (rows, 8) -> fields (rows, 11) normal scores.
+    Shape: latent (rows, latent), condition (rows, 8) -> fields (rows, 11) normal scores.
     """
 
-    def __init__(self, *, latents: int, hidden: int) -> None:
+    def __init__(self, *, latent: int, hidden: int) -> None:
         super().__init__()
-        self.latent = latents
-        self.first = nn.Linear(latents + CONDITION, hidden)
+        self.latent = latent
+        self.first = nn.Linear(latent + CONDITION, hidden)
         self.second = Dense(hidden, hidden)
         self.read = nn.Linear(hidden, FIELDS)
 

@@ -30,7 +30,7 @@ from worker.training import Autoencoder, Batch, Findings, Metrics, Run, Trained,
 SCORES = 7  # that a condition's thermometer bits tell apart: to 3, 4, ... 8, from 9 on
 DRAWS = 4  # of each training row, its values' places within their ties anew, that the density is fitted to
 LEAST_DRAWS, MAX_DRAWS = 2000, 16_000  # of each type
-COMPONENT_ROWS = 25  # training rows of a type behind each component of its density, at least
+COMPONENT_ROWS = 25  # training rows of a type for each component of its density, on average at least
 LEAST_SHARE = 1e-6  # of the mean, that what is missed varies by in any direction
 POOLED_ROWS = 20.0  # by which the covariance of all components counts beside a component's own (docs/experiments.md, 39)
 MIN_VARIANCE = 1e-3  # of a component in any direction, where latents have 1: repeated wines would make one of nothing
@@ -96,7 +96,7 @@ def _build(params: AutoencoderParams, run: Run) -> tuple[Encoder, Decoder]:
         torch.manual_seed(run.seed)
         trunk = Trunk(channels=params.channels, blocks=params.blocks, hidden=params.hidden)
         encoder = Encoder(trunk, params.bottleneck * (2 if params.variational else 1))  # means, then logarithms of variances
-        decoder = Decoder(latents=params.bottleneck, hidden=params.hidden)
+        decoder = Decoder(latent=params.bottleneck, hidden=params.hidden)
     return encoder.to(run.device), decoder.to(run.device)
 
 
@@ -242,7 +242,7 @@ def _along_quality(shares: Floats, z: Floats, quality: Floats, *, scale: float) 
     wines is mostly their accidents, so that of all components counts beside it. ``scale``: wines behind a row.
     """
     means, slopes, spreads = [], [], []
-    for share in (shares / shares.sum(0)).T:
+    for share in (shares / np.maximum(shares.sum(0), 1e-12)).T:  # repeated wines may leave a component without any
         mean, at = share @ z, share @ quality
         slope = (share * (quality - at)) @ (z - mean) / (share @ (quality - at) ** 2 + RIDGE)
         around = z - mean - np.outer(quality - at, slope)  # (rows, k)
