@@ -14,7 +14,7 @@ from app.api.aliases import Change, author
 from app.api.answers import FOR_EVER, REVALIDATE, conditional, media_type_of, tag_of, unchanged
 from app.api.report_page import render
 from app.api.samples import FORMATS, STREAM_ABOVE
-from app.api.schemas import ModelSummary, ModelView, Name, Page, ReportLineage, ReportQuery, ReportView, Row, RowsQuery
+from app.api.schemas import ROW_SCHEMA, ModelSummary, ModelView, Name, Page, ReportLineage, ReportQuery, ReportView, RowsQuery
 from app.api.services import UseServices
 from app.bundle import FORMAT, digest
 from app.errors import BundleInvalid, Conflict
@@ -34,7 +34,7 @@ _STRING = {"schema": {"type": "string"}}
 _REPORT: dict[int | str, dict[str, object]] = {200: {"model": ReportView, "content": {HTML: _STRING}}, 304: _SAME}
 _BUNDLE: dict[int | str, dict[str, object]] = {200: {"content": {ZIP: {"schema": {"type": "string", "format": "binary"}}}}, 304: _SAME}
 _ROWS: dict[int | str, dict[str, object]] = {
-    200: {"content": {JSON: {"schema": {"type": "array", "items": Row.model_json_schema()}}, CSV: _STRING}},
+    200: {"content": {JSON: {"schema": {"type": "array", "items": ROW_SCHEMA}}, CSV: _STRING}},
     304: _SAME,
 }
 

@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from app import noise
 from app.api import conditions, queries
 from app.api.answers import FOR_EVER, REVALIDATE, has, media_type_of, tag_of
-from app.api.schemas import Row, SampleQuery
+from app.api.schemas import ROW_SCHEMA, SampleQuery
 from app.api.services import Services, UseServices, authorised, warning_header
 from app.bundle import FORMAT
 from app.cellar import OpenModel, Served
@@ -37,7 +37,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "exactly n rows",
         "content": {
-            JSON: {"schema": {"type": "array", "items": Row.model_json_schema()}},
+            JSON: {"schema": {"type": "array", "items": ROW_SCHEMA}},
             NDJSON: {"schema": {"type": "string"}},
             CSV: {"schema": {"type": "string"}},
             PARQUET: _BINARY,

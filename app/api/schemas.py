@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
-from operator import attrgetter
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, computed_field, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, computed_field, create_model, field_validator
+from typing_extensions import TypedDict
 
 from app import jobs, leaderboard
 from app.bundle import Measure, Report
@@ -21,7 +22,7 @@ from app.noise import MAX_ROW, MAX_SEED
 from app.params import METHODS
 from app.registry import AUTOENCODER
 from app.sampler import Condition, Range
-from app.wine import COLUMNS, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, QUALITY_RANGE, Column, Wines, to_ticks
+from app.wine import COLUMNS, FREE_SO2, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, QUALITY_RANGE, TOTAL_SO2, Column, Wines, to_ticks
 
 MAX_PAGE = 200
 
@@ -176,31 +177,29 @@ class CheckView(BaseModel):
     warnings: list[str]
 
 
-class _Row(Request):
-    @field_validator("total_sulfur_dioxide", check_fields=False)  # the fields are made below
-    @classmethod
-    def _total_holds_the_free(cls, total: float, info: ValidationInfo) -> float:
-        if (free := info.data.get("free_sulfur_dioxide", 0.0)) > total:
-            raise ValueError(f"at least the free_sulfur_dioxide, {free:g}")
-        return total
-
-
 _ROW_FIELDS: dict[str, Any] = {
-    **{c.name: (Annotated[float, Field(strict=True, ge=c.low, le=c.high, description=f"{c.unit}: {c.meaning}")], ...) for c in COLUMNS},
-    "quality": (Annotated[int, Field(strict=True, ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])], ...),
-    "type": (Type, ...),
+    **{c.name: Annotated[float, Field(strict=True, ge=c.low, le=c.high, description=f"{c.unit}: {c.meaning}")] for c in COLUMNS},
+    "quality": Annotated[int, Field(strict=True, ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])],
+    "type": Type,
 }
-Row = create_model("Row", __base__=_Row, __doc__="A wine: 11 measurements, its score and its type.", **_ROW_FIELDS)
+Row = TypedDict("Row", _ROW_FIELDS)  # type: ignore[misc]  # a third faster to read than an object of a class
+Row.__doc__ = "A wine: 11 measurements, its score and its type."
+Row.__pydantic_config__ = Request.model_config  # type: ignore[attr-defined]
+ROW_SCHEMA = TypeAdapter(Row).json_schema()
 
-
-_measured = attrgetter(*MEASUREMENTS)
+_measured = itemgetter(*MEASUREMENTS)
 
 
 def wines_of(rows: Sequence[Any]) -> Wines:
-    """``Row`` objects as wines, moved to the grid."""
+    """``Row`` objects as wines, moved to the grid; ``InvalidInput`` for a total sulfur dioxide that does not hold the free."""
     measurements = np.array([_measured(row) for row in rows], dtype=np.float64)
-    quality = np.array([row.quality for row in rows], dtype=np.int64)
-    return Wines(to_ticks(measurements), quality, np.array([row.type == "red" for row in rows]))
+    for row in np.flatnonzero(measurements[:, FREE_SO2] > measurements[:, TOTAL_SO2])[:1].tolist():
+        free, total = measurements[row, [FREE_SO2, TOTAL_SO2]].tolist()
+        expected, place = f"at least the {MEASUREMENTS[FREE_SO2]}, {free:g}", ("rows", str(row), MEASUREMENTS[TOTAL_SO2])
+        detail = f"{'.'.join(place)}: expected {expected}, found {total!r}"
+        raise InvalidInput(detail, [Fault("/body/" + "/".join(place), detail, expected=expected, found=repr(total))])
+    quality = np.array([row["quality"] for row in rows], dtype=np.int64)
+    return Wines(to_ticks(measurements), quality, np.array([row["type"] == "red" for row in rows]))
 
 
 class ScoreRequest(Request):

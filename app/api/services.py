@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from secrets import compare_digest
@@ -18,6 +19,8 @@ from app.errors import Unauthorised
 from app.settings import Settings
 
 Result = TypeVar("Result")
+
+TURN_S = 0.005  # of a stream on the pouring thread: what others may have to wait for it; each turn costs some .1 ms
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,26 @@ class Services:
         return await self.pouring.run(work)
 
     async def stream(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-        """The chunks, each made on the pouring thread when the client has taken the one before; between two, others have their turn.
+        """The chunks, as many together as a short turn on the pouring thread makes, when the client has taken those before;
+        between two turns others have theirs.
 
-        An empty one is a step that made nothing yet.
+        An empty chunk is a step that made nothing yet.
         """
-        while (chunk := await self.pour(lambda: next(chunks, None))) is not None:
-            if chunk:
-                yield chunk
+        more = True
+        while more:
+            made, more = await self.pour(lambda: _turn(chunks))
+            if made:
+                yield made
+
+
+def _turn(chunks: Iterator[bytes]) -> tuple[bytes, bool]:
+    """What is made in ``TURN_S``, one chunk at least, and whether there may be more."""
+    made, until = [], time.perf_counter() + TURN_S
+    for chunk in chunks:
+        made.append(chunk)
+        if time.perf_counter() >= until:
+            return b"".join(made), True
+    return b"".join(made), False
 
 
 async def services(request: Request) -> Services:  # async, or FastAPI sends it to a thread and back
