@@ -42,6 +42,11 @@ class NetParams(Params):
         """About how many weights a trunk of this shape has."""
         return len(NAMES) * self.channels * self.hidden + self.hidden**2 + 10 * self.blocks * self.channels**2  # kernels of 5, two a block
 
+    @property
+    def autoencoder_weights(self) -> int:
+        """Likewise an autoencoder: a trunk, and a perceptron back."""
+        return self.trunk_weights + self.hidden**2
+
 
 class ClassifierParams(NetParams):
     """``classifier``: the quality of a wine from its measurements and type."""
@@ -90,7 +95,7 @@ class GanParams(FromClassifierParams):
 
     @model_validator(mode="after")
     def _fits_into_a_checkpoint(self) -> Self:
-        weights = (self.blend * (self.discriminators + 1) + self.autoencoder) * self.trunk_weights + self.autoencoder * self.hidden**2
+        weights = self.blend * (self.discriminators + 1) * self.trunk_weights + self.autoencoder * self.autoencoder_weights
         if weights > MAX_WEIGHTS:
             found = f"expected at most {MAX_WEIGHTS} weights in all, found about {weights}"
             raise ValueError(f"blend, discriminators, channels, blocks and hidden: {found}; make one of them smaller")
@@ -116,7 +121,7 @@ class AutoencoderParams(NetParams):
 
     @model_validator(mode="after")
     def _fits_into_a_checkpoint(self) -> Self:
-        if (weights := self.trunk_weights + self.hidden**2) > MAX_WEIGHTS:
+        if (weights := self.autoencoder_weights) > MAX_WEIGHTS:
             raise ValueError(f"channels, blocks and hidden: expected at most {MAX_WEIGHTS} weights in all, found about {weights}; make one of them smaller")
         return self
 

@@ -193,9 +193,9 @@ _measured = itemgetter(*MEASUREMENTS)
 def wines_of(rows: Sequence[Any]) -> Wines:
     """``Row`` objects as wines, moved to the grid; ``InvalidInput`` for a total sulfur dioxide that does not hold the free."""
     measurements = np.array([_measured(row) for row in rows], dtype=np.float64)
-    for row in np.flatnonzero(measurements[:, FREE_SO2] > measurements[:, TOTAL_SO2])[:1].tolist():
-        free, total = measurements[row, [FREE_SO2, TOTAL_SO2]].tolist()
-        expected, place = f"at least the {MEASUREMENTS[FREE_SO2]}, {free:g}", ("rows", str(row), MEASUREMENTS[TOTAL_SO2])
+    if len(wrong := np.flatnonzero(measurements[:, FREE_SO2] > measurements[:, TOTAL_SO2])):
+        free, total = measurements[wrong[0], [FREE_SO2, TOTAL_SO2]].tolist()
+        expected, place = f"at least the {MEASUREMENTS[FREE_SO2]}, {free:g}", ("rows", str(wrong[0]), MEASUREMENTS[TOTAL_SO2])
         detail = f"{'.'.join(place)}: expected {expected}, found {total!r}"
         raise InvalidInput(detail, [Fault("/body/" + "/".join(place), detail, expected=expected, found=repr(total))])
     quality = np.array([row["quality"] for row in rows], dtype=np.int64)

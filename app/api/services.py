@@ -44,10 +44,10 @@ class Services:
         return await self.pouring.run(work)
 
     async def stream(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-        """The chunks, as many together as a short turn on the pouring thread makes, when the client has taken those before;
-        between two turns others have theirs.
+        """The chunks, as many together as a short turn on the pouring thread makes.
 
-        An empty chunk is a step that made nothing yet.
+        A turn begins when the client has taken what the one before made; between two, others have theirs. An empty
+        chunk is a step that made nothing yet.
         """
         more = True
         while more:

@@ -242,15 +242,17 @@ def _along_quality(shares: Floats, z: Floats, quality: Floats, *, scale: float) 
     wines is mostly their accidents, so that of all components counts beside it. ``scale``: wines behind a row.
     """
     means, slopes, spreads = [], [], []
-    for share in (shares / np.maximum(shares.sum(0), 1e-12)).T:  # repeated wines may leave a component without any
+    held = shares.sum(0)  # (components,)
+    for share in (shares / np.maximum(held, 1e-12)).T:  # repeated wines may leave a component without any
         mean, at = share @ z, share @ quality
         slope = (share * (quality - at)) @ (z - mean) / (share @ (quality - at) ** 2 + RIDGE)
         around = z - mean - np.outer(quality - at, slope)  # (rows, k)
         means.append(mean - at * slope)
         slopes.append(slope)
         spreads.append((around.T * share) @ around)
-    own, wines = np.stack(spreads), (shares.sum(0) * scale)[:, None, None]
-    mixed = (wines * own + POOLED_ROWS * np.average(own, axis=0, weights=wines[:, 0, 0])) / (wines + POOLED_ROWS)
+    pooled = np.average(spreads, axis=0, weights=held * scale)
+    wines = (held * scale)[:, None, None]
+    mixed = (wines * np.stack(spreads) + POOLED_ROWS * pooled) / (wines + POOLED_ROWS)
     return np.stack(means), np.stack(slopes), np.linalg.cholesky(mixed + MIN_VARIANCE * np.eye(z.shape[1]))
 
 
