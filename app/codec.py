@@ -125,11 +125,6 @@ class DensityGrid:
     high: float
     table: FieldTable
 
-    def cell(self, composed: Floats) -> NDArray[np.int32]:
-        """The cell of each composed density, (rows,), ends clipped."""
-        at = (composed - self.low) * (CELLS / (self.high - self.low))
-        return np.clip(at, 0, CELLS - 1).astype(np.int32)
-
 
 @dataclass(frozen=True)
 class TypeCodec:
