@@ -134,11 +134,12 @@ def test_bytes_that_are_not_utf_8_are_told_by_their_position() -> None:
 @pytest.mark.parametrize(
     ("data", "found"),
     [
-        (gzip.compress(b"fixed_acidity"), "gzip; unpack it first"),
+        (gzip.compress(b"fixed_acidity", mtime=0), "gzip; unpack it first"),
         (b"PAR1", "Parquet; say so (Content-Type: application/vnd.apache.parquet)"),
         (HEADER.encode("utf-16"), "UTF-16; save it as UTF-8"),
         (b"PK\x03\x04", "a zip (or a workbook, .xlsx); unpack it, or save the sheet as CSV"),
     ],
+    ids=["gzip", "parquet", "utf-16", "zip"],  # bytes make poor names, and each process that collects must make the same
 )
 def test_what_is_often_sent_as_csv_is_told_by_its_name(data: bytes, found: str) -> None:
     with pytest.raises(InvalidInput) as refused:
