@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -70,11 +71,11 @@ def _csv(file: BinaryIO, most: int) -> Iterator[Table]:
     first = next(numbered, None)
     header = [name.strip().replace(" ", "_") for name in first[1]] if first else []
     _check_header(header)
-    places = [header.index(name) for name in NAMES]
+    numbers, kind = itemgetter(*(header.index(name) for name in NAMES[:-1])), header.index(NAMES[-1])
 
     def rows() -> Iterator[tuple[int, Cells]]:
-        for line, cells in numbered:
-            yield line, [cells[place].strip() for place in places] if len(cells) == len(NAMES) else cells
+        for line, cells in numbered:  # float() passes over blanks around a number
+            yield line, (*numbers(cells), cells[kind].strip()) if len(cells) == len(NAMES) else cells
 
     return _tables(_at_most(rows(), most), "line", _TEXT)
 
@@ -322,6 +323,7 @@ def _read_row(unit: str, place: int, cells: Cells, number: Callable[[Any], float
 
 def _number(cell: str) -> float | None:
     """A number written in a cell of text."""
+    cell = cell.strip()
     if "_" in cell or not cell.isascii():  # Python reads 1_0 and other scripts' digits as numbers; nobody means them in a table
         return None
     try:
@@ -372,6 +374,7 @@ def _quality(value: float | None) -> int | None:
 
 def _fault(unit: str, place: int, column: str | None, expected: str, found: object) -> Fault:
     where = f"{unit} {place}" + (f", {column}" if column else "")
-    shown = "null" if found is None else str(found)[:SHOWN] or "an empty cell"
+    text = "null" if found is None else str(found)
+    shown = text[:SHOWN] if text.strip() else "an empty cell"
     pointer = f"/body/{unit}/{place}" + (f"/{column}" if column else "")
     return Fault(pointer, f"{where}: expected {expected}, found {shown}", expected=expected, found=shown)

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app import copula, migrations, registry
-from app.api.scores import SHORT
+from app.api.scores import LIGHT, SHORT
 from app.bundle import Bundle, pack, unpack
 from app.db import Database
 from app.formats import ARROW, CHUNKS, CSV, NDJSON, PARQUET, Sheet, to_csv
@@ -327,8 +327,19 @@ def test_csv_by_its_other_name_is_csv(api: httpx.Client, few_wines: Wines) -> No
     assert (answer.status_code, answer.text) == (200, score(api, few_wines, "csv").text)
 
 
-def test_a_table_longer_than_what_is_answered_whole_gets_the_scores_that_its_rows_get_in_a_shorter_one(api: httpx.Client, few_wines: Wines) -> None:
-    long = concatenate([few_wines] * 6)
-    assert len(few_wines) < SHORT < len(long)
-    whole, once = frame(score(api, long, "csv")), frame(score(api, few_wines, "csv"))
-    pd.testing.assert_frame_equal(whole, pd.concat([once] * 6, ignore_index=True))
+@pytest.mark.parametrize("times", [3, 6])
+def test_a_longer_table_gets_the_scores_that_its_rows_get_in_a_short_one(api: httpx.Client, few_wines: Wines, times: int) -> None:
+    longer = concatenate([few_wines] * times)  # read on a thread of its own and answered whole, or sent part by part
+    assert len(to_csv(few_wines)) < LIGHT < len(to_csv(longer))
+    assert (len(longer) > SHORT) == (times == 6)
+    whole, once = frame(score(api, longer, "csv")), frame(score(api, few_wines, "csv"))
+    pd.testing.assert_frame_equal(whole, pd.concat([once] * times, ignore_index=True))
+
+
+def test_many_rows_in_few_bytes_are_answered_as_a_long_table_is(api: httpx.Client) -> None:
+    content = ",".join(NAMES) + "\n" + "5,1,0,1,1,1,6,1,3,1,8,5,red\n" * (SHORT + 1)
+    assert len(content) < LIGHT
+    answer = api.post("/score", content=content, headers={"Content-Type": CSV})
+    assert (answer.status_code, "content-length" in answer.headers) == (200, False)
+    assert len(set(answer.text.splitlines()[1:])) == 1
+    assert answer.text.count("\n") == SHORT + 2

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.formats import Sheet, csv_chunks, json_chunks
+from app.formats import Sheet, csv_chunks, json_chunks, ndjson_chunks
 from app.tables import read_csv
 from app.wine import FREE_SO2, HIGH_TICKS, LOW_TICKS, NAMES, SCALES, TOTAL_SO2, Wines, concatenate
 
@@ -89,6 +89,18 @@ def test_pandas_reads_the_json_as_the_wines(few_wines: Wines) -> None:
     frame = pd.read_json(io.BytesIO(b"".join(json_chunks([Sheet(few_wines)]))), precise_float=True)
     assert list(frame.columns) == list(NAMES)
     assert np.array_equal(frame.iloc[:, :11].to_numpy(dtype=np.float64), few_wines.measurements())
+
+
+@pytest.mark.parametrize("style", ["csv", "ndjson"])
+def test_further_columns_read_back_as_they_were_but_for_six_decimals(few_wines: Wines, style: str) -> None:
+    p = np.array([0.5, 1.0, 0.0, 0.00005, 1 / 3, 1e-7, 0.1 + 0.2, 0.999999])
+    text = np.array([None, "pH", "alcohol", "pH", None, "density", "sulphates", None], dtype=object)
+    sheet = Sheet(few_wines.take(np.arange(8)), {"p": p, "row": np.arange(8) + 2**53, "reason": text})
+    written = b"".join(csv_chunks([sheet], ("p", "row", "reason")) if style == "csv" else ndjson_chunks([sheet]))
+    read = pd.read_csv(io.BytesIO(written)) if style == "csv" else pd.DataFrame([json.loads(line) for line in written.splitlines()])
+    assert np.array_equal(read["p"], np.round(p, 6))
+    assert read["row"].tolist() == (np.arange(8) + 2**53).tolist()
+    assert [None if pd.isna(cell) else cell for cell in read["reason"]] == text.tolist()
 
 
 def test_no_wines_are_an_empty_array_and_a_lone_header() -> None:

@@ -42,6 +42,7 @@ def test_a_good_table_is_read() -> None:
     ("column", "cell", "expected", "found"),
     [
         ("alcohol", "", "a number from 5.0 to 20.0 (% vol)", "an empty cell"),
+        ("alcohol", " ", "a number from 5.0 to 20.0 (% vol)", "an empty cell"),
         ("alcohol", "strong", "a number from 5.0 to 20.0 (% vol)", "strong"),
         ("alcohol", "NaN", "a number from 5.0 to 20.0 (% vol)", "NaN"),
         ("alcohol", "Infinity", "a number from 5.0 to 20.0 (% vol)", "Infinity"),
@@ -65,6 +66,13 @@ def test_a_good_table_is_read() -> None:
 def test_a_bad_cell_is_told_by_line_and_column_with_what_was_expected_and_found(column: str, cell: str, expected: str, found: str) -> None:
     detail = f"line 3, {column}: expected {expected}, found {found}"
     assert faults(table({}, {column: cell})) == (Fault(f"/body/line/3/{column}", detail, expected=expected, found=found),)
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u00a0"], ids=["space", "tab", "no-break"])
+def test_blanks_around_a_cell_are_passed_over(blank: str) -> None:
+    padded = table({name: f"{blank}{cell}{blank}" for name, cell in GOOD.items()})
+    assert np.array_equal(read_csv(padded).wines.ticks, read_csv(table({})).wines.ticks)
+    assert read_csv(padded).wines.red.tolist() == [True]
 
 
 def test_every_bad_cell_of_a_line_is_told() -> None:
