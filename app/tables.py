@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from operator import itemgetter
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -71,11 +70,11 @@ def _csv(file: BinaryIO, most: int) -> Iterator[Table]:
     first = next(numbered, None)
     header = [name.strip().replace(" ", "_") for name in first[1]] if first else []
     _check_header(header)
-    numbers, kind = itemgetter(*(header.index(name) for name in NAMES[:-1])), header.index(NAMES[-1])
+    places = [header.index(name) for name in NAMES]
 
     def rows() -> Iterator[tuple[int, Cells]]:
-        for line, cells in numbered:  # float() passes over blanks around a number
-            yield line, (*numbers(cells), cells[kind].strip()) if len(cells) == len(NAMES) else cells
+        for line, cells in numbered:
+            yield line, [cells[place].strip() for place in places] if len(cells) == len(NAMES) else cells
 
     return _tables(_at_most(rows(), most), "line", _TEXT)
 
@@ -313,7 +312,7 @@ def _read_row(unit: str, place: int, cells: Cells, number: Callable[[Any], float
         else:
             into[j] = value
     if not faults and into[FREE_SO2] > into[TOTAL_SO2]:
-        faults.append(_fault(unit, place, MEASUREMENTS[FREE_SO2], f"at most the total, {cells[TOTAL_SO2]}", cells[FREE_SO2]))
+        faults.append(_fault(unit, place, MEASUREMENTS[FREE_SO2], f"at most the total, {str(cells[TOTAL_SO2])[:SHOWN]}", cells[FREE_SO2]))
     if _quality(number(cells[-2])) is None:
         faults.append(_fault(unit, place, "quality", f"a whole number from {QUALITY_RANGE[0]} to {QUALITY_RANGE[1]}", cells[-2]))
     if cells[-1] not in TYPES:
@@ -323,7 +322,6 @@ def _read_row(unit: str, place: int, cells: Cells, number: Callable[[Any], float
 
 def _number(cell: str) -> float | None:
     """A number written in a cell of text."""
-    cell = cell.strip()
     if "_" in cell or not cell.isascii():  # Python reads 1_0 and other scripts' digits as numbers; nobody means them in a table
         return None
     try:
@@ -374,7 +372,6 @@ def _quality(value: float | None) -> int | None:
 
 def _fault(unit: str, place: int, column: str | None, expected: str, found: object) -> Fault:
     where = f"{unit} {place}" + (f", {column}" if column else "")
-    text = "null" if found is None else str(found)
-    shown = text[:SHOWN] if text.strip() else "an empty cell"
+    shown = "null" if found is None else str(found)[:SHOWN] or "an empty cell"
     pointer = f"/body/{unit}/{place}" + (f"/{column}" if column else "")
     return Fault(pointer, f"{where}: expected {expected}, found {shown}", expected=expected, found=shown)

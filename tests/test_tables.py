@@ -43,6 +43,7 @@ def test_a_good_table_is_read() -> None:
     [
         ("alcohol", "", "a number from 5.0 to 20.0 (% vol)", "an empty cell"),
         ("alcohol", " ", "a number from 5.0 to 20.0 (% vol)", "an empty cell"),
+        ("alcohol", " 95 ", "a number from 5.0 to 20.0 (% vol)", "95"),
         ("alcohol", "strong", "a number from 5.0 to 20.0 (% vol)", "strong"),
         ("alcohol", "NaN", "a number from 5.0 to 20.0 (% vol)", "NaN"),
         ("alcohol", "Infinity", "a number from 5.0 to 20.0 (% vol)", "Infinity"),
@@ -92,6 +93,7 @@ def test_a_fault_after_blank_lines_is_told_by_the_line_of_the_file() -> None:
 
 def test_a_long_cell_is_told_by_its_beginning() -> None:
     assert faults(table({"pH": "x" * 1000}))[0].found == "x" * 40
+    assert len(faults(table({"free_sulfur_dioxide": "35", "total_sulfur_dioxide": "0" * 1000 + "34"}))[0].detail) < 200
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from app.api.services import Services, UseServices, authorised, warning_header
 from app.bundle import FORMAT
 from app.cellar import OpenModel, Served
 from app.errors import Fault, InvalidInput
-from app.formats import ARROW, BINARY, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet, writer
+from app.formats import ARROW, CHUNKS, CSV, JSON, NDJSON, PARQUET, Extra, Sheet, writer
 from app.inference import arithmetic
 from app.sampler import MIN_DCR, Condition, Odds, Poured
 from app.wine import COLUMNS
@@ -82,7 +82,7 @@ class _Pinned:
     @cached_property
     def etag(self) -> str:
         """Strong: the bytes are a function of the pinned request, the layouts, the arithmetic of this process and who writes them."""
-        by = writer() if self.media_type in BINARY else ""
+        by = writer(self.media_type, self.include)
         return tag_of(f"{FORMAT} {noise.LAYOUT} {arithmetic()} {by} {self.url(offset=self.offset)}")
 
 

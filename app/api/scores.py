@@ -35,7 +35,7 @@ router = APIRouter(tags=["score"])
 
 AT_ONCE = WIDTHS[-1]  # rows that are scored in the event loop: with a turn on the pouring thread a request would cost an eighth more
 SHORT = 2000  # rows of a table that is answered whole; the scores of a longer one are sent part by part
-LIGHT = 2**16  # bytes of lines that are read in the turn on the pouring thread that scores them: another thread would cost a fortieth of 500 rows' scores
+LIGHT = 2**16  # bytes of lines, read in some 4 ms, in the turn that scores them: another thread would cost a fortieth of 500 rows' scores
 
 _STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
 _OPENAPI: dict[str, Any] = queries.parameters(ScoreQuery) | {
@@ -105,13 +105,16 @@ async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Serv
     with ExitStack() as stack:
         file = stack.enter_context(await spooled(request))
         check = partial(_checked, file, came, use.settings.max_rows, model)
+
+        def checked_and_scored() -> Response | None:
+            whole = check()
+            return None if whole is None else beside(whole)
+
         if came in (CSV, NDJSON) and _size(file) <= LIGHT:
-            answer = await use.pour(lambda: None if (whole := check()) is None else beside(whole))
-        else:
-            whole = await run_in_threadpool(check)
-            answer = None if whole is None else await use.pour(partial(beside, whole))
-        if answer is not None:
-            return answer
+            if (answer := await use.pour(checked_and_scored)) is not None:
+                return answer
+        elif (whole := await run_in_threadpool(check)) is not None:
+            return await use.pour(partial(beside, whole))
         stack.pop_all()  # the file is closed when the answer is sent
     file.seek(0)
     sheets = (_sheet(model, part.wines, columns) for part in tables.parts(file, came))
