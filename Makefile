@@ -9,7 +9,7 @@ run: $(VENV)/.run ## install what serving and training need, then API and worker
 	@exec $(BIN)/cuvee up
 
 test: $(VENV)/.dev ## every test, a process for each core
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 check: $(VENV)/.dev ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
