@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 run: $(VENV)/.run ## install what serving and training need, then API and worker together; Ctrl-C stops both
 	@exec $(BIN)/cuvee up
 
-test: $(VENV)/.dev ## every test, a process for each core
+test: $(VENV)/.dev ## every test, a process for each core and a thread for each process
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 check: $(VENV)/.dev ## format, lint, types, import contracts

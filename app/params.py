@@ -15,6 +15,7 @@ from app.faults import faults_of
 from app.wine import NAMES, QUALITY_RANGE
 
 MAX_WEIGHTS = 20_000_000  # of all networks of a training: a checkpoint holds each three times, every few seconds
+HEADS = 2  # of an attention, each with its share of the channels
 
 
 class Params(BaseModel):
@@ -33,14 +34,14 @@ class NetParams(Params):
     """The shape of the networks, most of them made of the same blocks, and the rows in a step."""
 
     channels: int = Field(32, ge=4, le=256, description="channels of a token")
-    blocks: int = Field(2, ge=1, le=8, description="residual convolution blocks")
+    blocks: int = Field(2, ge=1, le=8, description="residual blocks")
     hidden: int = Field(256, ge=8, le=2048, description="width of the dense layers")
     batch: int = Field(256, ge=8, le=65_536, description="rows in a step")
 
     @property
     def trunk_weights(self) -> int:
         """About how many weights a trunk of this shape has."""
-        return len(NAMES) * self.channels * self.hidden + self.hidden**2 + 10 * self.blocks * self.channels**2  # kernels of 5, two a block
+        return len(NAMES) * self.channels * self.hidden + self.hidden**2 + 10 * self.blocks * self.channels**2  # kernels of 5, two a block; attention has fewer
 
     @property
     def autoencoder_weights(self) -> int:
@@ -78,10 +79,14 @@ class GanParams(FromClassifierParams):
     )
     autoencoder_steps: int = Field(1500, ge=1, le=1_000_000, description="its steps")
     discriminators: int = Field(2, ge=1, le=8, description="of each GAN; its generator follows their mean")
+    attention: bool = Field(
+        True,
+        description="every second discriminator has self-attention, the others convolutions: rows come nearer, and fewer training wines are remembered",
+    )
     loss: Literal["r3gan", "ns", "wgan-gp"] = Field(
         "r3gan", description="r3gan: relativistic pairing with R1 and R2; ns: the traditional non-saturating loss; wgan-gp: Wasserstein with gradient penalty"
     )
-    steps: int = Field(7000, ge=1, le=1_000_000, description="steps of each of the two networks")
+    steps: int = Field(5000, ge=1, le=1_000_000, description="steps of each of the two networks")
     lr: float = Field(2e-3, gt=0, le=0.1, description="peak learning rate of both")
     warmup: int = Field(100, ge=0, le=100_000, description="steps until the peak")
     latent: int = Field(32, ge=16, le=256, multiple_of=16, description="latent dimensions")
@@ -99,6 +104,14 @@ class GanParams(FromClassifierParams):
         if weights > MAX_WEIGHTS:
             found = f"expected at most {MAX_WEIGHTS} weights in all, found about {weights}"
             raise ValueError(f"blend, discriminators, channels, blocks and hidden: {found}; make one of them smaller")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_share_the_channels(self) -> Self:
+        if self.attention and self.discriminators > 1 and self.channels % HEADS:
+            raise ValueError(
+                f"channels: expected a multiple of {HEADS}, as many heads has attention, found {self.channels}; change it, or set attention to false"
+            )
         return self
 
 

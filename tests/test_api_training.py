@@ -140,9 +140,17 @@ def test_networks_too_large_for_a_checkpoint_are_refused_before_anything_is_trai
     assert "expected at most 20000000 weights" in answer.text
 
 
+def test_channels_that_two_heads_cannot_share_are_refused_unless_nobody_attends(api: httpx.Client) -> None:
+    answer = api.post("/train", json={"params": {"channels": 5}})
+    assert answer.status_code == 422
+    assert "channels: expected a multiple of 2, as many heads has attention, found 5; change it, or set attention to false" in answer.text
+    assert train(api, params={"channels": 5, "attention": False})["params"]["channels"] == 5
+    assert train(api, params={"channels": 5, "discriminators": 1})["params"]["channels"] == 5
+
+
 def test_params_of_nothing_named_are_the_default_preset_s(api: httpx.Client) -> None:
     params = train(api)["params"]
-    assert (params["preset"], params["loss"], params["steps"], params["holdout"]) == ("default", "r3gan", 7000, 0.2)
+    assert (params["preset"], params["loss"], params["steps"], params["holdout"]) == ("default", "r3gan", 5000, 0.2)
 
 
 def test_an_alias_for_the_classifier_is_pinned_to_the_model_that_it_stands_for(api: httpx.Client) -> None:

@@ -21,6 +21,7 @@ from alembic.script import ScriptDirectory
 from app import datasets, events, jobs, migrations, registry
 from app.bundle import unpack
 from app.db import Database, metadata
+from app.db import jobs as job_table
 from app.errors import DatabaseNotReady
 from app.jobs import Verdict
 
@@ -161,6 +162,26 @@ def test_a_job_that_was_there_before_events_has_its_last_word(database_url: str)
             told = events.news(tx, "a", after=0, limit=10)
     assert told.over
     assert [(event.number, event.kind, event.data["state"]) for event in told.events] == [(1, "state", "succeeded"), (2, "end", "succeeded")]
+
+
+def test_a_gan_that_was_asked_for_before_there_was_attention_is_trained_without(database_url: str) -> None:
+    def params_of(db: Database, job: str) -> dict[str, object]:
+        with db.read() as tx:
+            return dict(jobs.get(tx, job).params)
+
+    with closing(Database(database_url)) as db:
+        migrations.upgrade(db, "0006")
+        with db.write() as tx:
+            tx.execute(DATASET_OF_0001, {"yes": True, "content": b""})
+            tx.execute(JOB_OF_0001, [{"id": "a", "verdict": None}, {"id": "b", "verdict": None}])
+            tx.execute(sa.update(job_table).where(job_table.c.id == "b").values(method="classifier"))
+
+        migrations.upgrade(db)
+        assert (params_of(db, "a"), params_of(db, "b")) == ({"attention": False}, {})
+
+        migrations.downgrade(db, "0006")
+        with db.read() as tx:
+            assert tx.execute(sa.select(job_table.c.params)).scalars().all() == [{}, {}]
 
 
 def test_four_processes_that_start_at_once_migrate_once(database_url: str) -> None:

@@ -189,6 +189,7 @@ def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+# by the very type: an attentive trunk is a trunk, and no image helps its tokens to look at each other (docs/decisions/0022-one-discriminator-attends.md)
 _LOWERED: dict[type[nn.Module], Callable[[Any], nn.Module]] = {Generator: _ImageGenerator, Trunk: _ImageTrunk, Dense: _plain}
 
 

@@ -1,7 +1,7 @@
 """The networks. One trunk is the classifier and, with the score as one more input and another head, the discriminator.
 
 Most of it works on a wine as a sequence of 13 tokens (eleven fields, quality, type), so that convolutions have
-something to slide over; ``app.codec`` says what fields and condition are. No normalisation layers anywhere: a row
+something to slide over, and attention something to look at; ``app.codec`` says what fields and condition are. No normalisation layers anywhere: a row
 never depends on its batch.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, leaky_relu
 
 from app.codec import CONDITION
+from app.params import HEADS
 from app.wine import MEASUREMENTS, QUALITY_RANGE
 
 FIELDS = len(MEASUREMENTS)
@@ -64,18 +65,44 @@ class Block(nn.Module):
         return tokens + cast(Tensor, self.second(leaky_relu(inner, SLOPE)))
 
 
+class Attention(nn.Module):
+    """Two residual branches: every token looks at all others (Vaswani et al., *Attention is all you need*, NeurIPS 2017), then a perceptron on each.
+
+    Written out, since torch's own kernels for attention have no second derivative, which gradient penalties need.
+    Shape: (rows, channels, 13) -> the same; ``channels`` a multiple of ``HEADS``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.look = nn.Conv1d(channels, 3 * channels, 1)  # what each token asks for, what it is found by, what it then tells
+        self.tell = nn.Conv1d(channels, channels, 1)
+        self.widen = nn.Conv1d(channels, 2 * channels, 1)
+        self.narrow = nn.Conv1d(2 * channels, channels, 1)
+        with torch.no_grad():
+            self.tell.weight.mul_(QUIET)
+            self.narrow.weight.mul_(QUIET)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        asked, found, told = self.look(leaky_relu(tokens, SLOPE)).unflatten(1, (3, HEADS, -1)).unbind(1)  # each (rows, heads, channels / heads, 13)
+        shares = torch.softmax(asked.transpose(2, 3) @ found * asked.shape[2] ** -0.5, dim=3)  # (rows, heads, 13, 13)
+        tokens = tokens + self.tell((told @ shares.transpose(2, 3)).flatten(1, 2))
+        return tokens + cast(Tensor, self.narrow(leaky_relu(self.widen(leaky_relu(tokens, SLOPE)), SLOPE)))
+
+
 class Trunk(nn.Module):
     """Tokens, blocks and two dense layers: what the classifier and the discriminator share.
 
     Shape: fields (rows, 11) normal scores, condition (rows, 8) -> (rows, hidden).
     """
 
+    kind: ClassVar[type[nn.Module]] = Block
+
     def __init__(self, *, channels: int, blocks: int, hidden: int) -> None:
         super().__init__()
         self.embed = nn.Parameter(torch.randn(channels, TOKENS))
         self.bias = nn.Parameter(torch.zeros(channels, TOKENS))
         self.condition = nn.Linear(CONDITION, channels)
-        self.blocks = nn.ModuleList(Block(channels) for _ in range(blocks))
+        self.blocks = nn.ModuleList(self.kind(channels) for _ in range(blocks))
         self.dense = Dense(channels * TOKENS, hidden)
         self.last = Dense(hidden, hidden)
 
@@ -87,6 +114,12 @@ class Trunk(nn.Module):
             tokens = block(tokens)
         flat = leaky_relu(tokens, SLOPE).flatten(1)  # (rows, channels * 13)
         return leaky_relu(self.last(leaky_relu(self.dense(flat), SLOPE)), SLOPE)
+
+
+class AttentiveTrunk(Trunk):
+    """A trunk whose tokens look at each other at once, in place of their neighbours."""
+
+    kind = Attention
 
 
 class Classifier(nn.Module):

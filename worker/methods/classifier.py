@@ -65,11 +65,11 @@ def pretrain(net: Classifier, data: TrainingSet, params: ClassifierParams, rando
         run.tick(after + step, steps, metrics=partial(metrics, loss), state=None)
 
 
-def build(params: ClassifierParams, run: Run, *, nth: int = 0) -> Classifier:
+def build(params: ClassifierParams, run: Run, *, nth: int = 0, kind: type[Trunk] = Trunk) -> Classifier:
     """An untrained classifier of the shape that ``params`` ask for, its weights drawn from the run's seed and ``nth``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed + SEED_STRIDE * nth)
-        trunk = Trunk(channels=params.channels, blocks=params.blocks, hidden=params.hidden)
+        trunk = kind(channels=params.channels, blocks=params.blocks, hidden=params.hidden)
         return Classifier(trunk).to(run.device)
 
 

@@ -4,8 +4,8 @@ The default recipe is R3GAN's (Huang et al., *The GAN is dead; long live the GAN
 pairing, R1 + R2, no normalisation; with instance noise that fades (Arjovsky and Bottou, ICLR 2017), gradient
 penalties only every few steps (StyleGAN2's lazy regularisation, Karras et al., CVPR 2020) and an averaged generator
 that is served (Yazici et al., ICLR 2019). There may be several discriminators, each from a classifier and on batches
-of its own; the generator follows their mean (Durugkar et al., *Generative multi-adversarial networks*, ICLR 2017). And there may be
-several such games side by side, whose generators are blended, with an autoencoder's wines among theirs.
+of its own; the generator follows their mean (Durugkar et al., *Generative multi-adversarial networks*, ICLR 2017), and every second one
+attends where the others convolve. And there may be several such games side by side, whose generators are blended, with an autoencoder's wines among theirs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worker.checkpoint import Trainees
 from worker.methods import autoencoder as autoencoder_method
 from worker.methods import classifier as classifier_method
 from worker.monitor import Monitor
-from worker.nets import Blend, Classifier, Discriminator, Generator, Panel, Source
+from worker.nets import AttentiveTrunk, Blend, Classifier, Discriminator, Generator, Panel, Source, Trunk
 from worker.training import Batch, Metrics, Run, Trained, TrainingSet
 
 BETAS = (0.0, 0.99)  # R3GAN, table 8: no momentum on the first moment
@@ -184,7 +184,10 @@ def _prepared(
 
     They and the companion are trained here, unless a checkpoint holds them: it takes seconds, so it is done again rather than checkpointed.
     """
-    classifiers = [classifier_method.build(params, run, nth=nth) for nth in range(params.blend * params.discriminators)]
+    kinds = Trunk, AttentiveTrunk if params.attention else Trunk  # of a game's discriminators, in turn
+    classifiers = [
+        classifier_method.build(params, run, nth=nth, kind=kinds[nth // params.blend % len(kinds)]) for nth in range(params.blend * params.discriminators)
+    ]
     untaught = classifiers
     if run.classifier is not None:
         classifier_method.take_over(classifiers[0], run.classifier)
