@@ -243,11 +243,23 @@ def test_every_second_discriminator_of_a_game_attends(rows: TrainingSet, blend: 
 
 def test_attention_is_what_torch_calls_so() -> None:
     torch.manual_seed(0)
-    attention, tokens = Attention(8), torch.randn(5, 8, TOKENS)
-    asked, found, told = (part.unflatten(1, (HEADS, -1)).transpose(2, 3) for part in attention.look(leaky_relu(tokens, SLOPE)).chunk(3, dim=1))
-    heard = tokens + attention.tell(scaled_dot_product_attention(asked, found, told).transpose(2, 3).flatten(1, 2))
-    expected = heard + attention.narrow(leaky_relu(attention.widen(leaky_relu(heard, SLOPE)), SLOPE))
-    torch.testing.assert_close(attention(tokens), expected)
+    attention, places = Attention(8), torch.randn(5, TOKENS, 8)
+    looked = attention.look(leaky_relu(places.flatten(0, 1), SLOPE)).unflatten(0, (5, TOKENS))
+    asked, found, told = (part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in looked.chunk(3, dim=2))
+    heard = places + attention.tell(scaled_dot_product_attention(asked, found, told).transpose(1, 2).reshape(5 * TOKENS, 8)).unflatten(0, (5, TOKENS))
+    expected = heard + attention.narrow(leaky_relu(attention.widen(leaky_relu(heard, SLOPE).flatten(0, 1)), SLOPE)).unflatten(0, (5, TOKENS))
+    torch.testing.assert_close(attention(places.transpose(1, 2)), expected.transpose(1, 2))
+
+
+def test_attention_survives_scores_that_an_exponential_does_not() -> None:
+    attention = Attention(8)
+    with torch.no_grad():
+        attention.look.weight.mul_(1e4)
+    tokens = torch.randn(5, 8, TOKENS).requires_grad_()
+    told = attention(tokens)
+    (slope,) = torch.autograd.grad(told.sum(), tokens)
+    assert bool(told.isfinite().all())
+    assert bool(slope.isfinite().all())
 
 
 def test_several_discriminators_answer_with_their_mean(rows: TrainingSet) -> None:

@@ -74,19 +74,29 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.look = nn.Conv1d(channels, 3 * channels, 1)  # what each token asks for, what it is found by, what it then tells
-        self.tell = nn.Conv1d(channels, channels, 1)
-        self.widen = nn.Conv1d(channels, 2 * channels, 1)
-        self.narrow = nn.Conv1d(2 * channels, channels, 1)
+        self.look = Dense(channels, 3 * channels)  # what each token asks for, what it is found by, what it then tells
+        self.tell = Dense(channels, channels)
+        self.widen = Dense(channels, 2 * channels)
+        self.narrow = Dense(2 * channels, channels)
         with torch.no_grad():
             self.tell.weight.mul_(QUIET)
             self.narrow.weight.mul_(QUIET)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        asked, found, told = self.look(leaky_relu(tokens, SLOPE)).unflatten(1, (3, HEADS, -1)).unbind(1)  # each (rows, heads, channels / heads, 13)
-        shares = torch.softmax(asked.transpose(2, 3) @ found * asked.shape[2] ** -0.5, dim=3)  # (rows, heads, 13, 13)
-        tokens = tokens + self.tell((told @ shares.transpose(2, 3)).flatten(1, 2))
-        return tokens + cast(Tensor, self.narrow(leaky_relu(self.widen(leaky_relu(tokens, SLOPE)), SLOPE)))
+        rows, channels, places = tokens.shape
+        x = tokens.transpose(1, 2).reshape(-1, channels)  # (rows * 13, channels): what is done to each token alone is one matrix product
+        looked = self.look(leaky_relu(x, SLOPE)).view(rows, places, 3, HEADS, -1)
+        asked, found, told = looked.permute(2, 0, 3, 1, 4).unbind(0)  # each (rows, heads, 13, channels / heads)
+        shares = _shares(asked @ found.transpose(2, 3) * asked.shape[3] ** -0.5)  # (rows, heads, 13, 13)
+        x = x + self.tell((shares @ told).transpose(1, 2).reshape(-1, channels))
+        x = x + self.narrow(leaky_relu(self.widen(leaky_relu(x, SLOPE)), SLOPE))
+        return x.view(rows, places, channels).transpose(1, 2)
+
+
+def _shares(scores: Tensor) -> Tensor:
+    """Softmax over the last dimension; torch's own costs ten times as much where that is only 13 wide (docs/experiments.md, 50)."""
+    weights: Tensor = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+    return weights / weights.sum(-1, keepdim=True)
 
 
 class Trunk(nn.Module):
