@@ -90,12 +90,12 @@ class Attention(nn.Module):
         shares = _shares(asked @ found.transpose(2, 3) * asked.shape[3] ** -0.5)  # (rows, heads, 13, 13)
         x = x + self.tell((shares @ told).transpose(1, 2).reshape(-1, channels))
         x = x + self.narrow(leaky_relu(self.widen(leaky_relu(x, SLOPE)), SLOPE))
-        return x.view(rows, places, channels).transpose(1, 2)
+        return cast(Tensor, x.view(rows, places, channels).transpose(1, 2))
 
 
 def _shares(scores: Tensor) -> Tensor:
     """Softmax over the last dimension; torch's own costs ten times as much where that is only 13 wide (docs/experiments.md, 50)."""
-    weights: Tensor = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
     return weights / weights.sum(-1, keepdim=True)
 
 
