@@ -241,21 +241,20 @@ def test_every_second_discriminator_of_a_game_attends(rows: TrainingSet, blend: 
     assert type(trained.classifier.trunk) is Trunk
 
 
-def test_attention_is_what_torch_calls_so() -> None:
-    torch.manual_seed(0)
-    attention, places = Attention(8), torch.randn(5, TOKENS, 8)
-    looked = attention.look(leaky_relu(places.flatten(0, 1), SLOPE)).unflatten(0, (5, TOKENS))
+@pytest.mark.parametrize("n", [5, 16])  # which makes tokens that are no multiple of worker.nets.IMAGES, and that are: two ways to the same products
+def test_attention_is_what_torch_calls_so(n: int) -> None:
+    attention, places = Attention(8), torch.randn(n, TOKENS, 8, generator=torch.Generator().manual_seed(0))
+    looked = attention.look(leaky_relu(places.flatten(0, 1), SLOPE)).unflatten(0, (n, TOKENS))
     asked, found, told = (part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in looked.chunk(3, dim=2))
-    heard = places + attention.tell(scaled_dot_product_attention(asked, found, told).transpose(1, 2).reshape(5 * TOKENS, 8)).unflatten(0, (5, TOKENS))
-    expected = heard + attention.narrow(leaky_relu(attention.widen(leaky_relu(heard, SLOPE).flatten(0, 1)), SLOPE)).unflatten(0, (5, TOKENS))
+    heard = places + attention.tell(scaled_dot_product_attention(asked, found, told).transpose(1, 2).reshape(n * TOKENS, 8)).unflatten(0, (n, TOKENS))
+    expected = heard + attention.narrow(leaky_relu(attention.widen(leaky_relu(heard, SLOPE).flatten(0, 1)), SLOPE)).unflatten(0, (n, TOKENS))
     torch.testing.assert_close(attention(places.transpose(1, 2)), expected.transpose(1, 2))
 
 
 def test_attention_survives_scores_that_an_exponential_does_not() -> None:
-    attention = Attention(8)
+    attention, tokens = Attention(8), torch.randn(5, 8, TOKENS, generator=torch.Generator().manual_seed(0)).requires_grad_()
     with torch.no_grad():
         attention.look.weight.mul_(1e4)
-    tokens = torch.randn(5, 8, TOKENS).requires_grad_()
     told = attention(tokens)
     (slope,) = torch.autograd.grad(told.sum(), tokens)
     assert bool(told.isfinite().all())

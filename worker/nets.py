@@ -88,13 +88,13 @@ class Attention(nn.Module):
         looked = self.look(leaky_relu(x, SLOPE)).view(rows, places, 3, HEADS, -1)
         asked, found, told = looked.permute(2, 0, 3, 1, 4).unbind(0)  # each (rows, heads, 13, channels / heads)
         shares = _shares(asked @ found.transpose(2, 3) * asked.shape[3] ** -0.5)  # (rows, heads, 13, 13)
-        x = x + self.tell((shares @ told).transpose(1, 2).reshape(-1, channels))
+        x = x + self.tell((shares @ told).transpose(1, 2).reshape(-1, channels))  # (rows * 13, channels)
         x = x + self.narrow(leaky_relu(self.widen(leaky_relu(x, SLOPE)), SLOPE))
-        return cast(Tensor, x.view(rows, places, channels).transpose(1, 2))
+        return cast(Tensor, x.view(rows, places, channels).transpose(1, 2))  # (rows, channels, 13)
 
 
 def _shares(scores: Tensor) -> Tensor:
-    """Softmax over the last dimension; torch's own costs ten times as much where that is only 13 wide (docs/experiments.md, 50)."""
+    """Softmax over the last dimension; torch's own takes four times as long on one thread where that is 13 wide (docs/experiments.md, 50)."""
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
     return weights / weights.sum(-1, keepdim=True)
 

@@ -1,9 +1,10 @@
-"""What POST /score knows: the AUC of a model's judges between wines that it never saw and rows of many other kinds, as Markdown.
+"""What POST /score can tell: the AUC of a model's judges between wines that it never saw and rows of many other kinds, as Markdown.
 
-usage: CUVEE_DATA_DIR=folder python scripts/judges.py [--model FILE] [--against FILE ...]
+usage: CUVEE_DATA_DIR=folder python scripts/discern.py [--model FILE] [--against FILE ...]
 
 The models are bundles (GET /models/{id}/bundle); without --model it is the starter's. Real wines are those of ``uci`` that it
-held out, each once. --against: other models, whose rows the judges are shown too. One draw of each kind, as many rows as wines.
+held out, each once. One draw of each kind, as many rows as wines: of 1,090 each, an AUC has a standard error of .012.
+What is moved or exchanged stays on the grid, within the physical bounds, and total SO2 above the free, so some rows change less, or in one more column.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from statistics import NormalDist
 
@@ -19,14 +21,16 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from app import codec, uci
-from app.bundle import Bundle, unpack
+from app.bundle import Bundle, digest, unpack
+from app.errors import CuveeError
+from app.formats import to_csv
 from app.registry import STARTER
 from app.sampler import Condition, Sampler
 from app.scorer import Scorer
 from app.settings import read_settings
-from app.split import split
+from app.split import Split, split
 from app.wine import DENSITY, FREE_SO2, HIGH_TICKS, LOW_TICKS, SCALES, TOTAL_SO2, TYPES, Floats, Ticks, Wines
-from worker.evaluate.between import drawn, once
+from worker.evaluate.between import once
 
 SEED = 2**62 + 6  # of poured rows: noise that no training has drawn
 JUDGES = "discriminator", "critic"
@@ -35,29 +39,62 @@ NEIGHBOURS = 5  # of its type, one of which a blended wine lies on the way to
 Kinds = Iterator[tuple[str, Wines]]
 
 
+class Unfit(Exception):
+    """Why nothing can be said of a model."""
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the table, a row as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", type=Path, default=Path(__file__).resolve().parents[1] / "app" / "starter" / STARTER)
-    parser.add_argument("--against", type=Path, nargs="*", default=[], metavar="FILE")
+    starter = Path(__file__).resolve().parents[1] / "app" / "starter" / STARTER
+    parser.add_argument("--model", type=Path, default=starter, metavar="FILE", help="whose judges are asked; it was trained on uci, with a holdout")
+    parser.add_argument("--against", type=Path, nargs="*", default=[], metavar="FILE", help="models whose rows they are shown too")
     given = parser.parse_args()
-    bundle = unpack(given.model.read_bytes())
-    params = bundle.manifest.lineage.params
-    rows = split(uci.fetch(read_settings()).wines, holdout=params["holdout"], seed=params["split_seed"])
-    if len(rows.holdout) == 0:
-        sys.exit(f"{given.model}: expected a model that held wines out, found one that was trained on all of them (params.holdout is 0)")
-    real, scorer = once(rows.holdout), Scorer(bundle)
+    try:
+        model, *others = map(_opened, (given.model, *given.against))
+        _compare(model, {"the model's own, fresh": Sampler(model)} | {path.stem: Sampler(other) for path, other in zip(given.against, others, strict=True)})
+    except (CuveeError, Unfit, OSError) as error:
+        sys.exit(f"discern: {error}")
+
+
+def _opened(path: Path) -> Bundle:
+    try:
+        return unpack(path.read_bytes())
+    except CuveeError as error:
+        raise Unfit(f"{path}: {error}") from error
+
+
+def _compare(model: Bundle, samplers: dict[str, Sampler]) -> None:
+    rows, scorer = _rows(model), Scorer(model)
     judges = [judge for judge in JUDGES if judge in scorer.columns]
+    if not judges:
+        raise Unfit(f"model {model.id} was trained by method {model.manifest.method!r} and has neither {' nor '.join(JUDGES)}; expected one that has")
+
+    def said(wines: Wines) -> list[Floats]:
+        scores = scorer.score(wines)
+        return [getattr(scores, judge) for judge in judges]
+
+    real = once(rows.holdout)
+    of_real = said(real)
     print(f"| {len(real)} wines never seen, and as many rows: | {' | '.join(judges)} |\n|---|{'---:|' * len(judges)}")
-    for name, others in (*_poured(bundle, given.against, len(real)), *_made(real, once(rows.train), np.random.default_rng(0))):
-        said = [(getattr(scorer.score(real), judge), getattr(scorer.score(others), judge)) for judge in judges]
-        print(f"| {name} | {' | '.join(f'{_auc(*pair):.3f}' for pair in said)} |", flush=True)
+    for name, wines in chain(_poured(samplers, len(real)), _made(real, once(rows.train), np.random.default_rng(0))):
+        print(f"| {name} | {' | '.join(f'{_auc(*pair):.3f}' for pair in zip(of_real, said(wines), strict=True))} |", flush=True)
 
 
-def _poured(bundle: Bundle, others: list[Path], n: int) -> Kinds:
-    """Rows of the model itself, and of each of the other models."""
-    for name, model in (("the model's own, fresh", bundle), *((path.stem, unpack(path.read_bytes())) for path in others)):
-        yield name, Sampler(model).wines(Condition(), seed=SEED, offset=0, n=n)
+def _rows(model: Bundle) -> Split:
+    """What the model was trained on and what it never saw; ``Unfit`` if that can't be known, or is nothing, or lacks a type."""
+    lineage, wines = model.manifest.lineage, uci.fetch(read_settings()).wines
+    if lineage.dataset_sha256 != (expected := digest(to_csv(wines))):
+        raise Unfit(f"model {model.id}: expected one trained on uci ({expected}), found {lineage.dataset_id} ({lineage.dataset_sha256})")
+    rows = split(wines, holdout=lineage.params["holdout"], seed=lineage.params["split_seed"])
+    if any(not (part.red == bool(t)).any() for part in (rows.train, rows.holdout) for t in range(len(TYPES))):
+        raise Unfit(f"model {model.id}: expected {' and '.join(TYPES)} wines among those held out, found params.holdout {lineage.params['holdout']}")
+    return rows
+
+
+def _poured(samplers: dict[str, Sampler], n: int) -> Kinds:
+    for name, sampler in samplers.items():
+        yield name, sampler.wines(Condition(), seed=SEED, offset=0, n=n)
 
 
 def _made(real: Wines, train: Wines, random: np.random.Generator) -> Kinds:
@@ -74,7 +111,7 @@ def _made(real: Wines, train: Wines, random: np.random.Generator) -> Kinds:
     yield "called the other type", replace(real, red=~real.red)
     low, high = train.ticks.min(0), train.ticks.max(0)
     yield "uniform within the training range", _possible(real, low + random.random(real.ticks.shape) * (high - low))
-    yield from _without_networks(real, drawn(train, len(train), seed=0), random)
+    yield from _without_networks(real, train, random)
 
 
 def _without_networks(labels: Wines, train: Wines, random: np.random.Generator) -> Kinds:
@@ -82,21 +119,25 @@ def _without_networks(labels: Wines, train: Wines, random: np.random.Generator) 
     fitted = codec.fit(train)
     scores, decode, normal = fitted.scores(train).astype(np.float64), codec.Decoder(fitted), np.vectorize(NormalDist().cdf)
     copula, blended = np.zeros((2, *labels.ticks.shape))
-    for red in np.unique(labels.red):
-        own, at = scores[train.red == red], labels.red == red
+    for t in range(len(TYPES)):
+        own, at = scores[train.red == bool(t)], labels.red == bool(t)
         copula[at] = random.multivariate_normal(own.mean(0), np.cov(own.T), at.sum())
         first = own[random.integers(len(own), size=at.sum())]
-        ranked = np.argsort(((first[:, None] - own) ** 2).sum(2), axis=1)  # the first is the wine itself
-        nearest = ranked[np.arange(len(first)), 1 + random.integers(NEIGHBOURS, size=len(first))]
-        blended[at] = first + random.random((len(first), 1)) * (own[nearest] - first)
+        blended[at] = [_between(wine, own, random) for wine in first]
     for name, made in (("Gaussian copula of the normal scores", copula), ("between two neighbours", blended)):
         yield name, Wines(decode(normal(made).astype(np.float32), labels.red), labels.quality, labels.red)
 
 
+def _between(wine: Floats, others: Floats, random: np.random.Generator) -> Floats:
+    """A place on the way from the wine, (11,), which is among the others, (rows, 11), to one of those nearest to it."""
+    nearest = np.argsort(((others - wine) ** 2).sum(1))[1 + random.integers(NEIGHBOURS)]  # the first is the wine itself
+    return np.asarray(wine + random.random() * (others[nearest] - wine))
+
+
 def _each_type(wines: Wines, change: Callable[[Ticks], Ticks]) -> Wines:
     ticks = wines.ticks.copy()
-    for red in np.unique(wines.red):
-        ticks[wines.red == red] = change(ticks[wines.red == red])
+    for t in range(len(TYPES)):
+        ticks[wines.red == bool(t)] = change(ticks[wines.red == bool(t)])
     return _possible(wines, ticks)
 
 
@@ -107,7 +148,7 @@ def _one_column(wines: Wines, others: Ticks | Floats, random: np.random.Generato
 
 
 def _possible(wines: Wines, ticks: Ticks | Floats) -> Wines:
-    """The wines with other ticks, on the grid and within the physical bounds, total SO2 no less than the free: others are refused before they are scored."""
+    """The wines with other ticks, as far as /score would take them."""
     kept = np.rint(np.clip(ticks, LOW_TICKS, HIGH_TICKS)).astype(np.int32)
     kept[:, TOTAL_SO2] = np.maximum(kept[:, TOTAL_SO2], kept[:, FREE_SO2])
     return replace(wines, ticks=kept)
