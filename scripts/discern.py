@@ -11,26 +11,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from app import codec, uci
 from app.bundle import Bundle, digest, unpack
 from app.errors import CuveeError
 from app.formats import to_csv
-from app.registry import STARTER
+from app.registry import starter_bytes
 from app.sampler import Condition, Sampler
 from app.scorer import Scorer
 from app.settings import read_settings
 from app.split import Split, split
-from app.wine import DENSITY, FREE_SO2, HIGH_TICKS, LOW_TICKS, SCALES, TOTAL_SO2, TYPES, Floats, Ticks, Wines
+from app.wine import DENSITY, HIGH_TICKS, LOW_TICKS, SCALES, TYPES, Floats, Ticks, Wines
+from worker.critic import permuted_within_type, possible, shuffled_within_type, spreads
 from worker.evaluate.between import once
+from worker.evaluate.judges import auc
 
 SEED = 2**62 + 6  # of poured rows: noise that no training has drawn
 JUDGES = "discriminator", "critic"
@@ -46,12 +47,12 @@ class Unfit(Exception):
 def main() -> None:
     """Prints the table, a row as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    starter = Path(__file__).resolve().parents[1] / "app" / "starter" / STARTER
-    parser.add_argument("--model", type=Path, default=starter, metavar="FILE", help="whose judges are asked; it was trained on uci, with a holdout")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="whose judges are asked; it was trained on uci, with a holdout")
     parser.add_argument("--against", type=Path, nargs="*", default=[], metavar="FILE", help="models whose rows they are shown too")
     given = parser.parse_args()
     try:
-        model, *others = map(_opened, (given.model, *given.against))
+        model = _opened(given.model) if given.model else unpack(starter_bytes())
+        others = list(map(_opened, given.against))
         _compare(model, {"the model's own, fresh": Sampler(model)} | {path.stem: Sampler(other) for path, other in zip(given.against, others, strict=True)})
     except (CuveeError, Unfit, OSError) as error:
         sys.exit(f"discern: {error}")
@@ -78,7 +79,7 @@ def _compare(model: Bundle, samplers: dict[str, Sampler]) -> None:
     of_real = said(real)
     print(f"| {len(real)} wines never seen, and as many rows: | {' | '.join(judges)} |\n|---|{'---:|' * len(judges)}")
     for name, wines in chain(_poured(samplers, len(real)), _made(real, once(rows.train), np.random.default_rng(0))):
-        print(f"| {name} | {' | '.join(f'{_auc(*pair):.3f}' for pair in zip(of_real, said(wines), strict=True))} |", flush=True)
+        print(f"| {name} | {' | '.join(f'{auc(*pair):.3f}' for pair in zip(of_real, said(wines), strict=True))} |", flush=True)
 
 
 def _rows(model: Bundle) -> Split:
@@ -99,18 +100,18 @@ def _poured(samplers: dict[str, Sampler], n: int) -> Kinds:
 
 def _made(real: Wines, train: Wines, random: np.random.Generator) -> Kinds:
     """Wines that were never seen with something wrong about them, then rows made from the training wines without any network."""
-    spread = np.stack([train.ticks[train.red == bool(t)].std(0) for t in range(len(TYPES))])[real.red.astype(np.int64)]  # (rows, 11) ticks
-    yield "columns shuffled within a type", _each_type(real, lambda ticks: random.permuted(ticks, axis=0))
-    yield "columns shuffled over both types", _possible(real, random.permuted(real.ticks, axis=0))
-    yield "one column from another wine of its type", _one_column(real, _each_type(real, random.permutation).ticks, random)
+    spread = spreads(train)[real.red.astype(np.int64)]  # (rows, 11) ticks
+    yield "columns shuffled within a type", shuffled_within_type(real, random=random)
+    yield "columns shuffled over both types", _on_the_grid(real, random.permuted(real.ticks, axis=0))
+    yield "one column from another wine of its type", _one_column(real, real.ticks[permuted_within_type(real.red, random)], random)
     for far in (1.5, 3):
         yield f"one column moved by {far} sd", _one_column(real, real.ticks + far * spread * random.choice([-1, 1], real.ticks.shape), random)
     yield "one column at a physical bound", _one_column(real, np.where(random.random(real.ticks.shape) < 0.5, LOW_TICKS, HIGH_TICKS), random)
     for how, density in (("1.05", np.full(len(real), 1.05 * SCALES[DENSITY])), ("up by .003", real.ticks[:, DENSITY] + 0.003 * SCALES[DENSITY])):
-        yield f"density {how}", _possible(real, np.column_stack([real.ticks[:, :DENSITY], density, real.ticks[:, DENSITY + 1 :]]))
+        yield f"density {how}", _on_the_grid(real, np.column_stack([real.ticks[:, :DENSITY], density, real.ticks[:, DENSITY + 1 :]]))
     yield "called the other type", replace(real, red=~real.red)
     low, high = train.ticks.min(0), train.ticks.max(0)
-    yield "uniform within the training range", _possible(real, low + random.random(real.ticks.shape) * (high - low))
+    yield "uniform within the training range", _on_the_grid(real, low + random.random(real.ticks.shape) * (high - low))
     yield from _without_networks(real, train, random)
 
 
@@ -134,28 +135,15 @@ def _between(wine: Floats, others: Floats, random: np.random.Generator) -> Float
     return np.asarray(wine + random.random() * (others[nearest] - wine))
 
 
-def _each_type(wines: Wines, change: Callable[[Ticks], Ticks]) -> Wines:
-    ticks = wines.ticks.copy()
-    for t in range(len(TYPES)):
-        ticks[wines.red == bool(t)] = change(ticks[wines.red == bool(t)])
-    return _possible(wines, ticks)
-
-
 def _one_column(wines: Wines, others: Ticks | Floats, random: np.random.Generator) -> Wines:
     """The wines with one value each, of any column, exchanged for that of ``others``, (rows, 11) ticks."""
     column = random.integers(others.shape[1], size=(len(wines), 1))
-    return _possible(wines, np.where(np.arange(others.shape[1]) == column, others, wines.ticks))
+    return _on_the_grid(wines, np.where(np.arange(others.shape[1]) == column, others, wines.ticks))
 
 
-def _possible(wines: Wines, ticks: Ticks | Floats) -> Wines:
+def _on_the_grid(wines: Wines, ticks: Ticks | Floats) -> Wines:
     """The wines with other ticks, as far as /score would take them."""
-    kept = np.rint(np.clip(ticks, LOW_TICKS, HIGH_TICKS)).astype(np.int32)
-    kept[:, TOTAL_SO2] = np.maximum(kept[:, TOTAL_SO2], kept[:, FREE_SO2])
-    return replace(wines, ticks=kept)
-
-
-def _auc(real: Floats, others: Floats) -> float:
-    return float(roc_auc_score(np.repeat([1, 0], [len(real), len(others)]), np.concatenate([real, others])))
+    return replace(wines, ticks=possible(np.rint(np.clip(ticks, LOW_TICKS, HIGH_TICKS)).astype(np.int32)))
 
 
 if __name__ == "__main__":

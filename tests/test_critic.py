@@ -88,8 +88,8 @@ def test_wines_called_the_other_type_look_less_real(scorer: Scorer, unseen: Wine
 def test_p_real_of_unseen_wines_and_of_negatives_is_about_the_share_of_real_ones(scorer: Scorer, model: Bundle, unseen: Wines) -> None:
     random = np.random.default_rng(2)
     own = Sampler(model).wines(Condition(), seed=7, offset=0, n=len(unseen) // 3)
-    tampered = critic._tampered(unseen.take(slice(0, 500)), spread=critic._spread(unseen), random=random)
-    shuffled = critic._shuffled(unseen.take(slice(0, 167)), random=random)
+    tampered = critic._tampered(unseen.take(slice(0, 500)), spread=critic.spreads(unseen), random=random)
+    shuffled = critic.shuffled_within_type(unseen.take(slice(0, 167)), random=random)
     said = np.r_[p_real(scorer, unseen), p_real(scorer, concatenate([own, tampered, shuffled]))]
     is_real = np.arange(len(said)) < len(unseen)
     for low, high in ((0.0, 0.3), (0.3, 0.6), (0.6, 0.8), (0.8, 1.0)):
@@ -191,7 +191,7 @@ def test_a_model_of_too_few_wines_has_a_discriminator_that_scores_and_its_report
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_a_tampered_row_differs_in_three_columns_at_most_and_could_be_asked_about(few_wines: Wines, seed: int) -> None:
-    rows = critic._tampered(few_wines, spread=critic._spread(few_wines), random=np.random.default_rng(seed))
+    rows = critic._tampered(few_wines, spread=critic.spreads(few_wines), random=np.random.default_rng(seed))
     changed = rows.ticks != few_wines.ticks
     changed[:, TOTAL_SO2] &= rows.ticks[:, TOTAL_SO2] != rows.ticks[:, FREE_SO2]  # raised to hold the free
     assert changed.sum(1).max() <= 3
@@ -204,7 +204,7 @@ def test_a_tampered_row_differs_in_three_columns_at_most_and_could_be_asked_abou
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_shuffled_columns_keep_each_type_s_values(few_wines: Wines, seed: int) -> None:
-    rows = critic._shuffled(few_wines, random=np.random.default_rng(seed))
+    rows = critic.shuffled_within_type(few_wines, random=np.random.default_rng(seed))
     kept = [j for j in range(11) if j != TOTAL_SO2]  # which is raised where it would not hold the free
     for red in (False, True):
         before, after = few_wines.ticks[few_wines.red == red][:, kept], rows.ticks[rows.red == red][:, kept]

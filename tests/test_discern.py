@@ -7,14 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from app import uci
 from app.bundle import Bundle, pack
-from tests.conftest import DATA_DIR
+from tests.conftest import DATA_DIR, needs_uci
 
 ROOT = Path(__file__).resolve().parents[1]
-KNOWN = all((DATA_DIR / name).is_file() for name in uci.SHA256)
 
 
 def discern(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +19,7 @@ def discern(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.skipif(not KNOWN, reason="the original UCI files are not on this machine (CUVEE_DATA_DIR, ../shared/data)")
+@needs_uci
 def test_the_starters_critic_tells_impossible_wines_from_real_ones_and_its_own_from_none() -> None:
     done = discern()
     assert done.returncode == 0, done.stderr
@@ -35,7 +31,7 @@ def test_the_starters_critic_tells_impossible_wines_from_real_ones_and_its_own_f
     assert 0.4 < critic["the model's own, fresh"] < 0.6
 
 
-@pytest.mark.skipif(not KNOWN, reason="the original UCI files are not on this machine (CUVEE_DATA_DIR, ../shared/data)")
+@needs_uci
 def test_of_a_model_of_other_data_nothing_is_said(starter: Bundle, tmp_path: Path) -> None:
     lineage = starter.manifest.lineage.model_copy(update={"dataset_id": "mine", "dataset_sha256": "0" * 64})
     other = tmp_path / "other.cuvee"

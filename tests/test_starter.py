@@ -11,11 +11,9 @@ from app.sampler import Condition, Sampler
 from app.settings import Settings
 from app.split import split
 from app.wine import NAMES, Wines, concatenate
-from tests.conftest import DATA_DIR
+from tests.conftest import DATA_DIR, needs_uci
 from worker import evaluate
 from worker.pipeline import REPORT_SEED
-
-KNOWN = all((DATA_DIR / name).is_file() for name in uci.SHA256)
 
 
 def pour(bundle: Bundle, *, seed: int, n: int) -> Wines:
@@ -42,7 +40,7 @@ def test_the_starter_model_was_trained_on_the_original_data_with_the_default_pre
     assert starter.manifest.columns == list(NAMES)
 
 
-@pytest.mark.skipif(not KNOWN, reason="the original UCI files are not on this machine (CUVEE_DATA_DIR, ../shared/data)")
+@needs_uci
 def test_the_starter_models_report_is_what_is_measured_today(starter: Bundle) -> None:
     lineage = starter.manifest.lineage
     wines = uci.fetch(Settings(data_dir=DATA_DIR)).wines
@@ -57,7 +55,7 @@ def test_the_starter_models_report_is_what_is_measured_today(starter: Bundle) ->
         assert measured.measures[name].ceiling == pytest.approx(measure.ceiling, abs=0.01), name
 
 
-@pytest.mark.skipif(not KNOWN, reason="the original UCI files are not on this machine (CUVEE_DATA_DIR, ../shared/data)")
+@needs_uci
 def test_nothing_in_the_starter_dataset_is_a_real_wine(starter_wines: Wines) -> None:
     real = uci.fetch(Settings(data_dir=DATA_DIR)).wines
     keys = concatenate([real, starter_wines]).keys()

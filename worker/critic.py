@@ -153,7 +153,7 @@ def negatives(wines: Wines, own: Wines, spread: Floats, each: int, random: np.ra
 
     ``spread`` (2, 11): standard deviations in ticks of each type's measurements.
     """
-    tamper, shuffle = partial(_tampered, spread=spread, random=random), partial(_shuffled, random=random)
+    tamper, shuffle = partial(_tampered, spread=spread, random=random), partial(shuffled_within_type, random=random)
     made = [
         make(wines.take(random.integers(0, len(wines), round(share * each * len(wines)))))
         for make, share in ((tamper, TAMPERED), (shuffle, 1 - OWN - TAMPERED))
@@ -163,14 +163,14 @@ def negatives(wines: Wines, own: Wines, spread: Floats, each: int, random: np.ra
 
 def unseen_negatives(holdout: Wines, train: Wines, pour: Pour, *, seed: int) -> Wines:
     """One negative for each wine of the holdout, of the same mixture: nothing in them was there to learn from."""
-    return negatives(holdout, pour(round(OWN * len(holdout))), _spread(train), 1, np.random.default_rng(seed))
+    return negatives(holdout, pour(round(OWN * len(holdout))), spreads(train), 1, np.random.default_rng(seed))
 
 
 def _pool(wines: Wines, pour: Pour, fitted: Codec, random: np.random.Generator) -> _Pool:
     """The wines and, fold by fold, negatives made from the wines of that fold alone."""
     each = min(NEGATIVES, MAX_NEGATIVES // len(wines) + 1)
     own = once(pour(max(round(OWN * each * len(wines)), FOLDS)))  # each once: repeats would be in several folds
-    fold, spread = _folds(wines, random), _spread(wines)
+    fold, spread = _folds(wines, random), spreads(wines)
     tables, folds = [wines], [fold]
     for k in range(FOLDS):
         tables.append(negatives(wines.take(fold == k), own.take(slice(k, None, FOLDS)), spread, each, random))
@@ -188,7 +188,7 @@ def _folds(wines: Wines, random: np.random.Generator) -> NDArray[np.int64]:
     return fold
 
 
-def _spread(wines: Wines) -> Floats:
+def spreads(wines: Wines) -> Floats:
     """Standard deviation in ticks of each type's measurements, (2, 11), at least one tick; those of all wines for a type that has none."""
     parts = [wines.ticks[wines.red == red] for red in (False, True)]
     return np.stack([np.maximum((part if len(part) else wines.ticks).std(axis=0), 1.0) for part in parts])
@@ -199,7 +199,7 @@ def _tampered(wines: Wines, *, spread: Floats, random: np.random.Generator) -> W
     ticks, rows = wines.ticks.copy(), np.arange(len(wines))
     columns = random.permuted(np.tile(np.arange(len(COLUMNS)), (len(wines), 1)), axis=1)
     number = 1 + random.choice(len(COLUMNS_TAMPERED), len(wines), p=COLUMNS_TAMPERED)
-    donor = _permuted_within_type(wines.red, random)
+    donor = permuted_within_type(wines.red, random)
     for k in range(len(COLUMNS_TAMPERED)):
         at = rows[number > k]
         column = columns[at, k]
@@ -211,16 +211,16 @@ def _tampered(wines: Wines, *, spread: Floats, random: np.random.Generator) -> W
         ticks[at, column] = np.rint(np.clip(value, LOW_TICKS[column], HIGH_TICKS[column]))
     both = wines.red.any() and not wines.red.all()
     flipped = both & (random.random(len(wines)) < FLIPPED)
-    return Wines(_possible(ticks), wines.quality, wines.red ^ flipped)
+    return Wines(possible(ticks), wines.quality, wines.red ^ flipped)
 
 
-def _shuffled(wines: Wines, *, random: np.random.Generator) -> Wines:
+def shuffled_within_type(wines: Wines, *, random: np.random.Generator) -> Wines:
     """Every measurement shuffled by itself within its type; quality and type stay."""
-    columns = [wines.ticks[_permuted_within_type(wines.red, random), j] for j in range(len(COLUMNS))]
-    return Wines(_possible(np.stack(columns, axis=1)), wines.quality, wines.red)
+    columns = [wines.ticks[permuted_within_type(wines.red, random), j] for j in range(len(COLUMNS))]
+    return Wines(possible(np.stack(columns, axis=1)), wines.quality, wines.red)
 
 
-def _permuted_within_type(red: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.int64]:
+def permuted_within_type(red: NDArray[np.bool_], random: np.random.Generator) -> NDArray[np.int64]:
     """For each row another row of its type, (rows,), every row once."""
     partner = np.arange(len(red))
     for rows in (np.flatnonzero(red), np.flatnonzero(~red)):
@@ -228,7 +228,7 @@ def _permuted_within_type(red: NDArray[np.bool_], random: np.random.Generator) -
     return partner
 
 
-def _possible(ticks: Ticks) -> Ticks:
-    """Ticks (rows, 11) whose total SO2 holds the free: others are refused before anybody scores them."""
+def possible(ticks: Ticks) -> Ticks:
+    """The same ticks (rows, 11), changed where they are, with a total SO2 that holds the free: others are refused before anybody scores them."""
     ticks[:, TOTAL_SO2] = np.maximum(ticks[:, TOTAL_SO2], ticks[:, FREE_SO2])
     return ticks

@@ -55,8 +55,8 @@ def discernment(judge: Judge, holdout: Wines, train: Wines, generated: Wines) ->
         p_real = [judge.calibration.p_real(logits) for logits in (real, judge.logits(drawn(judge.others, n, seed=0)))]
         predicted, observed = np.concatenate(p_real), np.repeat([1.0, 0.0], [len(p) for p in p_real])
     return Discernment(
-        auc=_auc(real, fake),
-        auc_shuffled=_auc(real, wrong),
+        auc=auc(real, fake),
+        auc_shuffled=auc(real, wrong),
         brier=float(np.mean((predicted - observed) ** 2)),
         reliability=_reliability(predicted, observed),
     )
@@ -74,7 +74,8 @@ def _calibrated_here(real: Floats, fake: Floats) -> tuple[Floats, Floats]:
     return np.concatenate(predicted), np.concatenate(observed)
 
 
-def _auc(real: Floats, other: Floats) -> float:
+def auc(real: Floats, other: Floats) -> float:
+    """How often a real row, of (rows,) logits or probabilities, has more than another; .5 is not told apart."""
     return float(roc_auc_score(np.repeat([1, 0], [len(real), len(other)]), np.concatenate([real, other])))
 
 
