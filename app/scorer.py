@@ -56,8 +56,8 @@ class _Graph:
         """What the network says of each row, (rows,) or (rows, outputs)."""
         first, rows = 0, len(inputs["fields"])
         padded = {name: np.concatenate([given, np.zeros((self._widths[0], given.shape[1]), dtype=np.float32)]) for name, given in inputs.items()}
-        said = []
-        while first < rows:
+        said: list[NDArray[np.float32]] = []
+        while first < rows or not said:  # of no rows too: the network alone knows what shape its word has
             width = next((width for width in self._widths if rows - first >= FULL * width), self._widths[-1])
             said.append(self._at(padded, first, width))
             first += width

@@ -155,6 +155,17 @@ def test_include_row_is_the_position_in_the_table(api: httpx.Client) -> None:
     assert sum(row["alcohol"] >= 12 for row in table[30:]) == 50
 
 
+@pytest.mark.parametrize("media_type", ["json", "csv", "arrow"])
+def test_rows_are_scored_where_a_whole_block_passes_none(api: httpx.Client, media_type: str) -> None:
+    (last,) = pour(api, f"n=1&seed=4&offset={BLOCK - 1}").json()  # of its block, and passed over by what follows
+    asked = f"n=3&seed=4&offset={BLOCK - 1}&alcohol_min={last['alcohol'] + 0.01:.2f}&include=row&include=p_real&include=predicted_quality&format={media_type}"
+    answer = pour(api, asked)
+    assert answer.status_code == 200, answer.text
+    if media_type == "json":
+        assert all(row["row"] >= BLOCK and 0 <= row["p_real"] <= 1 for row in answer.json())
+        assert len(answer.json()) == 3
+
+
 def test_include_tells_what_score_tells(api: httpx.Client) -> None:
     rows = pour(api, "n=40&seed=4&include=p_real&include=predicted_quality").json()
     plain = pour(api, "n=40&seed=4").json()
