@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app import registry
-from app.api.schemas import ScoreAnswer
+from app.api.scores import ScoreAnswer
 from app.bundle import CLASSIFIER, CRITIC, DISCRIMINATOR, GENERATOR, Bundle, Calibration, pack, unpack
 from app.db import Database
 from app.settings import Settings

@@ -2,27 +2,108 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any
+from decimal import ROUND_CEILING, Decimal
+from typing import Any, ClassVar, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
+from fastapi import Request as HttpRequest
+from pydantic import BaseModel, Field, create_model
 from starlette.concurrency import run_in_threadpool
 
 from app import noise, provenance
 from app.api.bodies import takes_json
-from app.api.schemas import CheckRequest, CheckView
+from app.api.schemas import Name, Quality, Request, Type
 from app.api.services import Services, UseServices, authorised
 from app.cellar import OpenModel
+from app.dcr import MAX_DCR
 from app.errors import Conflict, DatasetDamaged, Fault, InvalidInput, NotFound
-from app.sampler import BLOCK, MIN_DCR, PROBE_SEED, Condition, Odds
+from app.sampler import BLOCK, MIN_DCR, PROBE_SEED, Condition, Odds, Range
 from app.settings import Settings
-from app.wine import LOW_TICKS
+from app.wine import COLUMNS, HIGH_TICKS, LOW_TICKS, Column
 
 router = APIRouter(tags=["samples"])
 
+ROUNDING = 1e-6  # ticks
+
+
+class Conditions(Request):
+    """What rows must be."""
+
+    _place: ClassVar[str] = "query"
+
+    quality: list[Quality] = Field([], max_length=11, description="repeatable; none: as `mix` says")
+    type: list[Type] = Field([], max_length=2, description="repeatable; none: the training data's own mix")
+    mix: Literal["data", "balanced"] = Field(
+        "data", description="data: qualities as often as in the training data; balanced: all that are asked for equally often"
+    )
+    min_dcr: float = Field(
+        0.0,
+        ge=0,
+        le=MAX_DCR,
+        description="standard deviations to the closest training row, at least; in thousandths, rounded up; the report's dcr_p5 is a measure",
+    )
+
+    def condition(self) -> Condition:
+        """The same, in ticks and without repeats; ``InvalidInput`` for limits that no value of the grid is between."""
+        ranges = (self._range(j, column) for j, column in enumerate(COLUMNS))
+        min_dcr = float(Decimal(repr(self.min_dcr)).quantize(Decimal("0.001"), ROUND_CEILING))  # so that a URL says all of it
+        return Condition(tuple(sorted(set(self.quality))), tuple(sorted(set(self.type))), tuple(r for r in ranges if r), self.mix == "balanced", min_dcr)
+
+    def _range(self, j: int, column: Column) -> Range | None:
+        low, high = (getattr(self, f"{column.name}_{end}") for end in ("min", "max"))
+        if low is None and high is None:
+            return None
+        # limits between two points of the grid move inwards; the small number is there for decimals that no float holds
+        lowest = LOW_TICKS[j] if low is None else math.ceil(low * column.scale - ROUNDING)
+        highest = HIGH_TICKS[j] if high is None else math.floor(high * column.scale + ROUNDING)
+        if lowest > highest:
+            name = f"{column.name}_min"
+            expected = f"limits with a value of the grid (steps of {1 / column.scale:g}) between them"
+            detail = f"{name}, {column.name}_max: expected {expected}, found {low:g} and {high:g}"
+            raise InvalidInput(detail, [Fault(f"/{self._place}/{name}", detail, expected=expected, found=f"{low:g} and {high:g}")])
+        return Range(j, int(lowest), int(highest))
+
+
+LIMITS: dict[str, Any] = {
+    f"{c.name}_{end}": (float | None, Field(None, ge=c.low, le=c.high, description=f"{c.unit}; {word} this"))
+    for c in COLUMNS
+    for end, word in (("min", "not below"), ("max", "not above"))
+}
+
+
+class _CheckRequest(Conditions):
+    """A sample that somebody thinks of asking for."""
+
+    _place: ClassVar[str] = "body"
+
+    n: int = Field(100, ge=1, description="rows")
+    model: Name = Field("champion", description="a model's id or an alias")
+
+
+CheckRequest = create_model("CheckRequest", __base__=_CheckRequest, __doc__=_CheckRequest.__doc__, **LIMITS)
+
+
+class CheckView(BaseModel):
+    """What asking for such a sample would mean."""
+
+    feasible: bool = Field(description="whether GET /samples would answer with rows")
+    model: str
+    acceptance: float = Field(ge=0, le=1, description="share of the table's rows of these labels that are within the limits")
+    probed: int = Field(description="rows that this was tried on")
+    rows_scanned: int | None = Field(description="rows that would be made for n that pass, about; null: no probed row passed")
+    max_rows: int = Field(description="rows that one request may make")
+    seconds: float | None = Field(description="of one core, about")
+    binding: str | None = Field(description="the measurement whose limits cost the most rows, or `min_dcr`; null: there are none")
+    without: dict[str, float] = Field(description="acceptance if the limits of one measurement, or `min_dcr`, were dropped")
+    redrawn: float = Field(ge=0, le=1, description="share of the rows within all other limits that `min_dcr` passes over")
+    training_rows: int | None = Field(description="training rows that meet the condition; null: not stored here, or damaged, as `warnings` says")
+    warnings: list[str]
+
 
 @router.post("/samples/check", dependencies=[Depends(takes_json)])
-async def check(asked: CheckRequest, request: Request, use: UseServices) -> CheckView:
+async def check(asked: CheckRequest, request: HttpRequest, use: UseServices) -> CheckView:
     """What a sample under these conditions would cost and rest on, before it is asked for; nothing is poured."""
     limit = None if authorised(request, use.settings) else use.settings.max_rows
     served = await use.open(asked.model)

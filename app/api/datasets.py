@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
+from fastapi import Request as HttpRequest
+from pydantic import Field
 from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 
 from app import datasets, idempotency, uploads
 from app.api.bodies import TABLES, check_type, spooled
 from app.api.idempotency import REPLAYED, GivenKey, say
-from app.api.schemas import DatasetView, DeleteDataset, Name, NewDataset, Page
+from app.api.schemas import Name, Page, Printable, Request, View
 from app.api.services import Services, UseServices, warning_header
 from app.datasets import Dataset
 from app.errors import Conflict, NotFound
@@ -22,6 +25,32 @@ from app.uploads import Canonical
 from app.wine import NAMES
 
 router = APIRouter(tags=["datasets"])
+
+
+class NewDataset(Request):
+    """What an upload says beside its bytes."""
+
+    name: Printable = Field("upload", max_length=200)
+
+
+class DeleteDataset(Request):
+    """How much a deletion may break."""
+
+    force: bool = Field(False, description="also where jobs and models refer to it; their rows can't be shown or trained on any more")
+
+
+class DatasetView(View):
+    """A stored dataset."""
+
+    id: str
+    name: str
+    source: str
+    synthetic: bool
+    rows: int
+    snapped: int = Field(description="values that were moved to the decimal grid when it came in")
+    sha256: str
+    created_at: datetime
+
 
 _TABLE: dict[str, Any] = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in TABLES}
 _TABLE[CSV] = {"schema": {"type": "string"}, "example": ",".join(NAMES) + "\n7.4,0.7,0.0,1.9,0.076,11,34,0.9978,3.51,0.56,9.4,5,red\n"}
@@ -47,7 +76,7 @@ def show_dataset(dataset_id: Name, use: UseServices) -> DatasetView:
 
 
 @router.post("/datasets", status_code=201, openapi_extra=_BODY, responses=_UPLOADED)
-async def upload_dataset(request: Request, response: Response, asked: Annotated[NewDataset, Query()], use: UseServices, key: GivenKey) -> DatasetView:
+async def upload_dataset(request: HttpRequest, response: Response, asked: Annotated[NewDataset, Query()], use: UseServices, key: GivenKey) -> DatasetView:
     """Stores a table of the 13 columns (CSV, NDJSON, Parquet, Arrow); its `id` is what `POST /train` takes as `dataset`.
 
     The same rows in the same order have the same id, whatever they came in: uploaded again they are answered with 200

@@ -3,21 +3,85 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
+from pydantic import Field, WithJsonSchema, computed_field
 from sqlalchemy.engine import Connection
 
 from app import datasets, idempotency, jobs, params, registry
 from app.api.bodies import takes_json
 from app.api.idempotency import REPLAYED, GivenKey, say
-from app.api.schemas import JobPage, JobView, Name, TrainRequest
+from app.api.schemas import Name, Page, Request, Seed, VerdictView, View
 from app.api.services import Services, UseServices, warning_header
 from app.errors import Conflict, Fault, InvalidInput, NotFound
 from app.idempotency import Key, Made
-from app.jobs import Request
+from app.jobs import Promote
+from app.params import METHODS
 
 router = APIRouter(tags=["training"])
+
+PARAMS_SCHEMA = {
+    "type": "object",
+    "description": "the method's own params over those of its preset; unknown names and values out of range are refused",
+    "anyOf": [schema.model_json_schema() | {"title": f"params of {method}"} for method, schema in METHODS.items()],
+    "default": {},
+    "examples": [{"preset": "quick"}],
+}
+
+
+class TrainRequest(Request):
+    """A training job; every field has a default."""
+
+    method: str = Field("gan", max_length=32, description=" or ".join(METHODS))
+    dataset: Name | None = Field(None, description="a dataset's id; null: `uci`, or `starter` with a warning where the original can't be had")
+    params: Annotated[dict[str, Any], WithJsonSchema(PARAMS_SCHEMA)] = Field({})
+    seed: Seed | None = Field(None, description="null: the server picks one")
+    priority: int = Field(0, ge=-100, le=100, description="higher is sooner")
+    promote: Promote = Field("auto", description="whether the model may become the champion (an autoencoder: the `autoencoder`); auto: if it beats it")
+
+
+class JobPage(Page):
+    """Which part of the jobs, newest first."""
+
+    state: jobs.State | None = None
+
+
+class JobView(View):
+    """A training job."""
+
+    id: str
+    state: jobs.State
+    stalled: bool = Field(description="its worker let the lease run out; another may take it over")
+    method: str
+    dataset: str = Field(validation_alias="dataset_id")
+    params: dict[str, Any]
+    seed: int
+    priority: int
+    promote: Promote
+    warnings: list[str]
+    progress: float = Field(ge=0, le=1)
+    stage: str | None
+    eta_s: float | None = Field(description="seconds left at the pace so far")
+    metrics: dict[str, float]
+    attempts: int = Field(validation_alias="attempt")
+    failures: int
+    worker: str | None
+    model_id: str | None
+    model_deleted_at: datetime | None = Field(description="when that model was deleted: GET /models/{model_id} says by whom and why; null: it is there")
+    verdict: VerdictView | None = Field(description="whether the model became champion, and why")
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    last_progress_at: datetime | None
+    finished_at: datetime | None
+
+    @computed_field(description="where it can be watched, and where its curves are")  # type: ignore[prop-decorator]
+    @property
+    def links(self) -> dict[str, str]:
+        """Addresses by what is there."""
+        return {what: f"/jobs/{self.id}/{what}" for what in ("events", "metrics")}
 
 
 @router.post("/train", status_code=202, dependencies=[Depends(takes_json)], responses={202: {"headers": REPLAYED}})
@@ -65,9 +129,9 @@ def _fingerprint(asked: TrainRequest) -> str:
     return idempotency.fingerprint(asked.model_dump() | {"params": complete})
 
 
-def _request(asked: TrainRequest, use: Services) -> Request:
+def _request(asked: TrainRequest, use: Services) -> jobs.Request:
     dataset, warnings = _choose(asked, use)
-    return Request(
+    return jobs.Request(
         method=asked.method,
         dataset_id=dataset.id,
         params=_resolve(asked, use, dataset),
@@ -78,7 +142,7 @@ def _request(asked: TrainRequest, use: Services) -> Request:
     )
 
 
-def _enqueue(tx: Connection, request: Request) -> Made:
+def _enqueue(tx: Connection, request: jobs.Request) -> Made:
     try:
         datasets.hold(tx, request.dataset_id)
     except NotFound as error:

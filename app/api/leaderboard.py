@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field, create_model
 
 from app import leaderboard
 from app.api.answers import REVALIDATE, conditional, media_type_of
-from app.api.schemas import LeaderboardQuery, LeaderboardRow
+from app.api.schemas import Name, Page
 from app.api.services import UseServices, warning_header
 from app.formats import CSV, JSON
 from app.leaderboard import Board, Contest
@@ -20,6 +22,29 @@ from app.leaderboard import Board, Contest
 router = APIRouter(tags=["models"])
 
 FORMATS = {"json": JSON, "csv": CSV}
+
+
+class LeaderboardQuery(Page):
+    """Which models are compared, and in which order."""
+
+    dataset: Name | None = Field(None, description="a dataset's id; none: the champion's")
+    holdout: float | None = Field(None, ge=0, le=0.5, description="share of rows held out; none: the champion's")
+    split_seed: int | None = Field(None, ge=0, lt=2**32, description="which rows; none: the champion's")
+    sort: str = Field(
+        "c2st", max_length=64, json_schema_extra={"enum": [column.name for column in leaderboard.COLUMNS]}, description="models without it come last"
+    )
+    order: leaderboard.Order | None = Field(None, description="none: better first, of two names the first in the alphabet")
+    format: Literal["json", "csv"] | None = Field(None, description="none: as the Accept header asks, else JSON")
+
+
+_BOARD: dict[str, Any] = {
+    "model": (str, ...),
+    "aliases": (str | None, Field(None, description="names that it answers to, with spaces between")),
+    **{column.name: (column.value.type.python_type | None, Field(None, description=column.meaning)) for column in leaderboard.COLUMNS},
+    "created_at": (datetime | None, None),
+}
+LeaderboardRow = create_model("LeaderboardRow", __doc__="A model beside others, or the floor or ceiling of each measure.", **_BOARD)
+
 
 _RESPONSES: dict[int | str, dict[str, object]] = {
     200: {"content": {JSON: {"schema": {"type": "array", "items": LeaderboardRow.model_json_schema()}}, CSV: {"schema": {"type": "string"}}}},

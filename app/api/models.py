@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
+from fastapi import Request as HttpRequest
+from pydantic import Field, computed_field, field_validator
 from starlette.responses import StreamingResponse
 
 from app import provenance, registry, retention
@@ -14,9 +17,9 @@ from app.api.aliases import Change, author
 from app.api.answers import FOR_EVER, REVALIDATE, conditional, media_type_of, tag_of, unchanged
 from app.api.report_page import render
 from app.api.samples import FORMATS, STREAM_ABOVE
-from app.api.schemas import ROW_SCHEMA, ModelSummary, ModelView, Name, Page, ReportLineage, ReportQuery, ReportView, RowsQuery
+from app.api.schemas import ROW_SCHEMA, Format, Name, Page, ReportLineage, ReportView, Request, VerdictView, View
 from app.api.services import UseServices
-from app.bundle import FORMAT, digest
+from app.bundle import FORMAT, Measure, digest
 from app.errors import BundleInvalid, Conflict
 from app.formats import CHUNKS, CSV, JSON, Sheet
 from app.wine import Wines
@@ -28,6 +31,61 @@ REPORT_FORMATS = {"json": JSON, "html": HTML}
 ZIP = "application/zip"
 BLOCK = 4096  # rows that are written at a time
 NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'"  # the page needs nothing but its own style
+
+
+class _ModelHead(View):
+    id: str
+    method: str
+    aliases: list[str]
+    dataset: str = Field(validation_alias="dataset_id")
+    job_id: str | None
+    created_at: datetime
+    sha256: str
+    size: int = Field(description="bytes of its bundle")
+    pool: int = Field(description="rows made in advance, which are poured again and again; 0: a network pours new ones")
+
+
+class ModelSummary(_ModelHead):
+    """A registered model in a list: what its report measured, without floors, ceilings and spreads."""
+
+    measures: dict[str, float]
+
+    @field_validator("measures", mode="before")
+    @classmethod
+    def _values(cls, measures: dict[str, dict[str, float]]) -> dict[str, float]:
+        return {name: measure["value"] for name, measure in measures.items()}
+
+
+class ModelView(_ModelHead):
+    """A registered model: what was measured of it, where it comes from, how it fared against the champion of its day."""
+
+    measures: dict[str, Measure]
+    lineage: dict[str, Any]
+    verdict: VerdictView | None = Field(description="of the job that made it; null: it came with the package")
+
+    @computed_field(description="where its whole report is")  # type: ignore[prop-decorator]
+    @property
+    def report(self) -> str:
+        return f"/models/{self.id}/report"
+
+    @computed_field(description="where its bundle is")  # type: ignore[prop-decorator]
+    @property
+    def bundle(self) -> str:
+        return f"/models/{self.id}/bundle"
+
+
+class ReportQuery(Request):
+    """How a report is shown."""
+
+    format: Literal["json", "html"] | None = Field(None, description="none: as the Accept header asks, else JSON")
+
+
+class RowsQuery(Request):
+    """Which of the real rows behind a model."""
+
+    part: Literal["train", "holdout"] = Field("holdout", description="what it was trained on, or what its report was measured on")
+    format: Format | None = Field(None, description="none: as the Accept header asks, else JSON")
+
 
 _SAME: dict[str, object] = {"description": "the bytes that If-None-Match names"}
 _STRING = {"schema": {"type": "string"}}
@@ -54,7 +112,7 @@ def show_model(name: Name, use: UseServices) -> ModelView:
 
 
 @router.delete("/models/{name}", status_code=204)
-def delete_model(name: Name, asked: Annotated[Change, Query()], request: Request, use: UseServices) -> None:
+def delete_model(name: Name, asked: Annotated[Change, Query()], request: HttpRequest, use: UseServices) -> None:
     """Deletes a model for good: who asks for it later is told when, by whom and why (410), and so are its job and the history of aliases.
 
     Refused (409) while an alias stands for it, while a job that is not over starts from it, and for the starter model of
@@ -65,7 +123,7 @@ def delete_model(name: Name, asked: Annotated[Change, Query()], request: Request
 
 
 @router.get("/models/{name}/report", responses=_REPORT, response_class=Response)
-def show_report(name: Name, asked: Annotated[ReportQuery, Query()], request: Request, use: UseServices) -> Response:
+def show_report(name: Name, asked: Annotated[ReportQuery, Query()], request: HttpRequest, use: UseServices) -> Response:
     """The whole report of a model as JSON, or as a page to read: `format=html`, or what a browser asks for by itself."""
     media_type = media_type_of(request, asked.format, REPORT_FORMATS)
     with use.db.read() as tx:
@@ -77,7 +135,7 @@ def show_report(name: Name, asked: Annotated[ReportQuery, Query()], request: Req
 
 
 @router.get("/models/{name}/bundle", responses=_BUNDLE, response_class=Response)
-def download_bundle(name: Name, request: Request, use: UseServices) -> Response:
+def download_bundle(name: Name, request: HttpRequest, use: UseServices) -> Response:
     """The model itself: ONNX graphs and a JSON manifest in a zip. Its `ETag` is its SHA-256."""
     with use.db.read() as tx:
         model = registry.get(tx, name)
@@ -93,7 +151,7 @@ def download_bundle(name: Name, request: Request, use: UseServices) -> Response:
 
 
 @router.get("/models/{name}/rows", responses=_ROWS, response_class=Response)
-def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: Request, use: UseServices) -> Response:
+def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: HttpRequest, use: UseServices) -> Response:
     """The real rows that a model was trained on, or those that it never saw and its report was measured on (where a wine counts once)."""
     media_type = media_type_of(request, asked.format, FORMATS)
     with use.db.read() as tx:

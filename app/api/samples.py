@@ -6,16 +6,17 @@ import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
+from pydantic import Field, create_model
 from starlette.responses import StreamingResponse
 
 from app import noise
 from app.api import conditions, queries
 from app.api.answers import FOR_EVER, REVALIDATE, has, media_type_of, tag_of
-from app.api.schemas import ROW_SCHEMA, SampleQuery
+from app.api.schemas import ROW_SCHEMA, Format, Name, Seed
 from app.api.services import Services, UseServices, authorised, warning_header
 from app.bundle import FORMAT
 from app.cellar import OpenModel, Served
@@ -31,6 +32,23 @@ AHEAD = 1000  # rows of an answer that may be poured ahead
 STREAM_ABOVE = 20_000  # rows; smaller answers are made whole and say their length
 PATIENCE = 2  # times the rows that a request may make, by the estimate, after which it is given up
 FORMATS = {"json": JSON, "csv": CSV, "ndjson": NDJSON, "parquet": PARQUET, "arrow": ARROW}
+
+Include = Literal["row", "p_real", "predicted_quality"]
+
+
+class _SampleQuery(conditions.Conditions):
+    """Which rows of which model."""
+
+    n: int = Field(100, ge=1, description="rows")
+    seed: Seed | None = Field(None, description="which table; none: the server picks one and says it")
+    offset: int = Field(0, ge=0, lt=noise.MAX_ROW, description="the first position in the table; rows beyond the limits keep theirs")
+    model: Name = Field("champion", description="a model's id or an alias")
+    include: list[Include] = Field([], max_length=3, description="repeatable; further columns: the position in the table, and what the model's own judges say")
+    format: Format | None = Field(None, description="none: as the Accept header asks, else JSON")
+
+
+SampleQuery = create_model("SampleQuery", __base__=_SampleQuery, __doc__=_SampleQuery.__doc__, **conditions.LIMITS)
+
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -9,8 +9,9 @@ from io import SEEK_END
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
-from pydantic import ValidationError
+from fastapi import APIRouter, Depends, Response
+from fastapi import Request as HttpRequest
+from pydantic import BaseModel, FailFast, Field, ValidationError
 from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -20,7 +21,7 @@ from app.api import queries
 from app.api.answers import media_type_of
 from app.api.bodies import JSON_TYPES, TABLES, check_type, spooled
 from app.api.samples import FORMATS
-from app.api.schemas import ReasonView, ScoreAnswer, ScoreQuery, ScoreRequest, ScoreView, wines_of
+from app.api.schemas import Format, Name, Request, Row, wines_of
 from app.api.services import Services, UseServices, warning_header
 from app.cellar import OpenModel, Served
 from app.copula import Reason
@@ -36,6 +37,60 @@ router = APIRouter(tags=["score"])
 AT_ONCE = WIDTHS[-1]  # rows that are scored in the event loop: with a turn on the pouring thread a request would cost an eighth more
 SHORT = 2000  # rows of a table that is answered whole; the scores of a longer one are sent part by part
 LIGHT = 2**16  # bytes of lines, read in some 4 ms, in the turn that scores them: another thread would cost a fortieth of 500 rows' scores
+
+
+class ScoreRequest(Request):
+    """Wines to be scored, and by which model."""
+
+    rows: Annotated[list[Row], FailFast()] = Field(min_length=1)  # a thousand bad rows would make ten thousand faults
+    model: Name = "champion"
+    explain: bool = Field(False, description="say for each wine which measurements look off")
+
+
+class ScoreQuery(Request):
+    """What a table to be scored can't say itself; a JSON body says it in its own fields."""
+
+    model: Name | None = Field(None, description="a model's id or an alias; none: champion")
+    explain: bool | None = Field(None, description="say for each wine which measurement looks off")
+    format: Format | None = Field(None, description="none: as the Accept header asks, else as the body came")
+
+
+class ReasonView(BaseModel):
+    """A measurement that does not go with a wine's others."""
+
+    measurement: str
+    found: float
+    expected: float = Field(description="what would go with the others")
+    surprise: float = Field(description="how far off it is, in standard deviations given the others")
+
+
+class ScoreView(BaseModel):
+    """What a model thinks of one wine."""
+
+    p_real: float | None = Field(None, ge=0, le=1, description="the critic's, or the discriminator's where the model has no critic; null: it has neither")
+    discriminator: float | None = Field(
+        None, ge=0, le=1, description="the share of real wines among those and as many of the model's own rows; null: the model has no discriminator"
+    )
+    critic: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="the share of real wines among those and as many that are none, a third the model's own rows, half real wines with one to three columns "
+        "tampered with, a sixth columns shuffled; null: the model was trained on too few wines for a critic",
+    )
+    percentile: float | None = Field(
+        None, ge=0, le=1, description="the share of real wines, of those that the critic has not seen, that look less real to it; null: no critic"
+    )
+    predicted_quality: int | None = Field(None, description="the classifier's; null: the model has none")
+    reasons: list[ReasonView] | None = Field(None, description="what looks off, the strongest first, at most three; null: nobody asked (explain)")
+
+
+class ScoreAnswer(BaseModel):
+    """One score per row, in the rows' order."""
+
+    model: str
+    rows: list[ScoreView]
+
 
 _STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
 _OPENAPI: dict[str, Any] = queries.parameters(ScoreQuery) | {
@@ -53,7 +108,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/score", openapi_extra=_OPENAPI, responses=_RESPONSES, response_class=Response)
-async def score(request: Request, asked: Annotated[ScoreQuery, Depends(queries.read(ScoreQuery))], use: UseServices) -> Response:
+async def score(request: HttpRequest, asked: Annotated[ScoreQuery, Depends(queries.read(ScoreQuery))], use: UseServices) -> Response:
     """How real each row looks to the critic (`p_real`, `percentile`) and to the discriminator, and the classifier's `predicted_quality`.
 
     The critic was taught after the GAN to tell real wines from the model's own rows, from real wines with one to
@@ -96,7 +151,7 @@ async def _score_rows(body: bytes, asked: ScoreQuery, use: Services, goes: str) 
     return answer() if at_once else await use.pour(answer)
 
 
-async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
+async def _score_table(request: HttpRequest, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
     served = await use.open(asked.model or CHAMPION)
     model = served.model
     tell = partial(_columns, model, explain=bool(asked.explain))

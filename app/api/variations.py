@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
+from fastapi import Request as HttpRequest
+from pydantic import Field
 
 from app.api.answers import media_type_of
 from app.api.bodies import takes_json
 from app.api.samples import FORMATS
-from app.api.schemas import ROW_SCHEMA, VariationsRequest, wines_of
+from app.api.schemas import ROW_SCHEMA, Format, Name, Quality, Request, Row, Seed, wines_of
 from app.api.services import Services, UseServices, warning_header
 from app.cellar import OpenModel, Served
 from app.errors import Fault, InvalidInput, NotFound
@@ -20,6 +22,36 @@ from app.variations import TRAIN_ONE
 from app.wine import Wines
 
 router = APIRouter(tags=["variations"])
+
+
+class VariationsRequest(Request):
+    """One wine to vary, or two to go from one to the other."""
+
+    rows: list[Row] = Field(min_length=1, max_length=2, description="one wine, or two of one type")
+    n: int = Field(10, ge=1, le=10_000, description="wines to answer with; on the way between two at least 2")
+    steps: int | None = Field(None, ge=2, le=10_000, description="another name for `n` where there are two wines: the points of the way, both ends included")
+    spread: float | None = Field(
+        None,
+        ge=0,
+        le=5,
+        description="how far off the wine, or the way, in latent units: the training wines spread by 1 along each of its dimensions; "
+        "0 is the reconstruction itself. null: 0.5 for one wine, 0 for two",
+    )
+    quality: Quality | None = Field(None, description="of the answered wines; null: the wine's own, and on the way between two it goes along, rounded")
+    seed: Seed | None = Field(None, description="of the directions; null: the server picks one and says it")
+    model: Name = Field(AUTOENCODER, description="a model's id or an alias")
+    format: Format | None = Field(None, description="null: as the Accept header asks, else JSON")
+
+    @property
+    def count(self) -> int:
+        """The wines to answer with."""
+        return self.n if self.steps is None else self.steps
+
+    @property
+    def distance(self) -> float:
+        """The spread, or what is usual for so many wines."""
+        return self.spread if self.spread is not None else 0.5 if len(self.rows) == 1 else 0.0
+
 
 _TEXT, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -45,7 +77,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/variations", dependencies=[Depends(takes_json)], responses=_RESPONSES, response_class=Response)
-async def variations(asked: VariationsRequest, request: Request, use: UseServices) -> Response:
+async def variations(asked: VariationsRequest, request: HttpRequest, use: UseServices) -> Response:
     """Wines near one wine, or on the straight way from one wine to another, in the latent space of an autoencoder.
 
     The wine is encoded, moved by `spread` in as many random directions as wines are asked for, and decoded with its
