@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from app import events, registry
 from app.db import checkpoints, models
-from app.jobs import KEEP_CHECKPOINTS, MAX_FAILURES
+from app.leases import KEEP_CHECKPOINTS, MAX_FAILURES
 from chaos.house import House
 
 Promise = Callable[[House], list[str]]

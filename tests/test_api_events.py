@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 from sqlalchemy.engine import Connection
 
-from app import jobs
+from app import jobs, leases
 from app.api.feed import Feed
 from app.db import Database
 from app.events import Event
@@ -77,13 +77,13 @@ def enqueue(db: Database) -> Job:
 
 def claimed(db: Database) -> Job:
     with db.write() as tx:
-        job = jobs.claim(tx, worker="w", lease_s=LONG_S)
+        job = leases.claim(tx, worker="w", lease_s=LONG_S)
     assert job is not None
     return job
 
 
 def report(tx: Connection, job: Job, share: float, **metrics: float) -> None:
-    jobs.report(tx, job.lease, lease_s=LONG_S, progress=share, stage="training", metrics={"step": 10 * share, "steps": 10, **metrics})
+    leases.report(tx, job.lease, lease_s=LONG_S, progress=share, stage="training", metrics={"step": 10 * share, "steps": 10, **metrics})
 
 
 def finished(db: Database) -> Job:
@@ -93,7 +93,7 @@ def finished(db: Database) -> Job:
     with db.write() as tx:
         report(tx, job, 0.1, classifier_loss=2.0)
         report(tx, job, 0.5, generator_loss=0.7)
-        jobs.finish(tx, job.lease, model_id="m", verdict=Verdict(False, "even"))
+        leases.finish(tx, job.lease, model_id="m", verdict=Verdict(False, "even"))
     return job
 
 
@@ -163,7 +163,7 @@ def test_watchers_of_two_replicas_hear_the_same_while_it_happens(db: Database) -
                 report(tx, job, step / 10, loss=1.0)
             wait_for(partial(all_have, heard, 3 + 2 * step))  # nothing is held back until more comes
         with db.write() as tx:
-            jobs.finish(tx, job.lease, model_id="m", verdict=Verdict(False, "even"))
+            leases.finish(tx, job.lease, model_id="m", verdict=Verdict(False, "even"))
         for watcher in watchers:
             watcher.join(30)
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app import jobs
+from app import leases
 from app.db import Database
 from app.jobs import Comparison, Verdict
 from app.params import METHODS
@@ -38,9 +38,9 @@ def train(api: httpx.Client, **body: object) -> Any:
 def succeed(db: Database) -> None:
     """What a worker would make of the job that waits."""
     with db.write() as tx:
-        claimed = jobs.claim(tx, worker="w", lease_s=60)
+        claimed = leases.claim(tx, worker="w", lease_s=60)
         assert claimed is not None
-        jobs.finish(tx, claimed.lease, model_id="m", verdict=VERDICT)
+        leases.finish(tx, claimed.lease, model_id="m", verdict=VERDICT)
 
 
 def listed(api: httpx.Client, query: str = "") -> list[str]:
@@ -209,7 +209,7 @@ def test_a_job_that_was_cancelled_can_not_be_cancelled_again(api: httpx.Client) 
 def test_cancelling_a_running_job_twice_changes_nothing(api: httpx.Client, sqlite_db: Database) -> None:
     job = train(api)
     with sqlite_db.write() as tx:
-        jobs.claim(tx, worker="w", lease_s=60)
+        leases.claim(tx, worker="w", lease_s=60)
     answers = [api.post(f"/jobs/{job['id']}/cancel") for _ in range(2)]
     assert [(a.status_code, a.json()["state"]) for a in answers] == [(200, "cancelling"), (200, "cancelling")]
 
@@ -240,9 +240,9 @@ def test_a_finished_job_has_its_verdict_with_the_figures_it_rests_on(api: httpx.
 def test_a_running_job_shows_how_far_it_is(api: httpx.Client, sqlite_db: Database) -> None:
     job = train(api)
     with sqlite_db.write() as tx:
-        claimed = jobs.claim(tx, worker="w", lease_s=60)
+        claimed = leases.claim(tx, worker="w", lease_s=60)
         assert claimed is not None
-        jobs.report(tx, claimed.lease, lease_s=60, progress=0.5, stage="training", metrics={"step": 6.0})
+        leases.report(tx, claimed.lease, lease_s=60, progress=0.5, stage="training", metrics={"step": 6.0})
     shown = api.get(f"/jobs/{job['id']}").json()
     assert (shown["state"], shown["progress"], shown["stage"], shown["metrics"], shown["attempts"]) == ("running", 0.5, "training", {"step": 6.0}, 1)
 
@@ -250,6 +250,6 @@ def test_a_running_job_shows_how_far_it_is(api: httpx.Client, sqlite_db: Databas
 def test_a_job_whose_worker_let_the_lease_run_out_is_shown_as_stalled(api: httpx.Client, sqlite_db: Database) -> None:
     job = train(api)
     with sqlite_db.write() as tx:
-        jobs.claim(tx, worker="w", lease_s=-1)
+        leases.claim(tx, worker="w", lease_s=-1)
     shown = api.get(f"/jobs/{job['id']}").json()
     assert (shown["state"], shown["stalled"]) == ("running", True)

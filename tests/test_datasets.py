@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from app import datasets, jobs, migrations, registry, uploads
+from app import datasets, jobs, leases, migrations, registry, uploads
 from app.bundle import Bundle
 from app.db import Database
 from app.db import datasets as table
@@ -107,7 +107,7 @@ def test_not_even_force_takes_a_dataset_from_a_job_that_waits_or_runs(db: Databa
     with pytest.raises(Conflict, match=r"not over yet; wait, or POST /jobs/\{id\}/cancel first"):
         delete(db, few.id, force=True)
     with db.write() as tx:
-        assert jobs.claim(tx, worker="w", lease_s=60) is not None
+        assert leases.claim(tx, worker="w", lease_s=60) is not None
     with pytest.raises(Conflict, match="not over yet"):
         delete(db, few.id, force=True)
     with db.read() as tx:

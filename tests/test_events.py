@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import sqlalchemy as sa
 
-from app import events, jobs
+from app import events, jobs, leases
 from app.db import Database
 from app.db import jobs as table
 from app.events import Event
@@ -27,7 +27,7 @@ def enqueue(db: Database, request: Request = REQUEST) -> Job:
 def claimed(db: Database, worker: str) -> Job:
     with db.write() as tx:
         tx.execute(sa.update(table).where(table.c.state == "queued").values(run_after=0.0))
-        job = jobs.claim(tx, worker=worker, lease_s=LONG_S)
+        job = leases.claim(tx, worker=worker, lease_s=LONG_S)
     assert job is not None
     return job
 
@@ -55,7 +55,7 @@ def report(db: Database, job: Job, *shares: float, stage: str = "training") -> N
     """The same transaction for many reports: what is kept of them does not depend on it."""
     with db.write() as tx:
         for share in shares:
-            jobs.report(tx, job.lease, lease_s=LONG_S, progress=share, stage=stage, metrics={"step": 100 * share, "steps": 100, "loss": 1 - share})
+            leases.report(tx, job.lease, lease_s=LONG_S, progress=share, stage=stage, metrics={"step": 100 * share, "steps": 100, "loss": 1 - share})
 
 
 def test_a_job_tells_its_whole_life_in_order(db: Database) -> None:
@@ -63,15 +63,15 @@ def test_a_job_tells_its_whole_life_in_order(db: Database) -> None:
     first = claimed(db, "a")
     report(db, first, 0.5)
     with db.write() as tx:
-        jobs.fail(tx, first.lease, error="out of memory", retry=True)
+        leases.fail(tx, first.lease, error="out of memory", retry=True)
     second = claimed(db, "b")
     with db.write() as tx:
-        jobs.note(tx, second.lease, message="goes on from step 40", level="info")
+        leases.note(tx, second.lease, message="goes on from step 40", level="info")
     with db.write() as tx:
-        jobs.release(tx, second.lease, reason="a deploy")
+        leases.release(tx, second.lease, reason="a deploy")
     third = claimed(db, "c")
     with db.write() as tx:
-        jobs.finish(tx, third.lease, model_id="m", verdict=Verdict(True, "promoted: better"))
+        leases.finish(tx, third.lease, model_id="m", verdict=Verdict(True, "promoted: better"))
 
     life = told(db, job)
 
@@ -113,19 +113,19 @@ def test_every_end_is_told_once(db: Database) -> None:
         tx.execute(sa.update(table).where(table.c.id != refused.id).values(priority=-1))
     taken = claimed(db, "a")
     with db.write() as tx:
-        jobs.fail(tx, taken.lease, error="no red wine", retry=False)
+        leases.fail(tx, taken.lease, error="no red wine", retry=False)
     with db.write() as tx:
         jobs.cancel(tx, waiting.id)
     left = {job.id: job for job in (claimed(db, "a") for _ in range(3))}
     with db.write() as tx:
         jobs.cancel(tx, running.id)
         jobs.cancel(tx, running.id)  # asked for again, nothing happens
-        jobs.confirm_cancel(tx, left[running.id].lease)
+        leases.confirm_cancel(tx, left[running.id].lease)
         jobs.cancel(tx, abandoned.id)
         tx.execute(sa.update(table).where(table.c.id == spent.id).values(failures=2))
     expire(db)
     with db.write() as tx:
-        assert (jobs.reap(tx), jobs.reap(tx)) == (2, 0)
+        assert (leases.reap(tx), leases.reap(tx)) == (2, 0)
 
     ends = {job.id: [event.data["state"] for event in told(db, job) if event.kind == "end"] for job in (refused, waiting, running, abandoned, spent)}
     assert ends == {refused.id: ["failed"], waiting.id: ["cancelled"], running.id: ["cancelled"], abandoned.id: ["cancelled"], spent.id: ["failed"]}
@@ -143,7 +143,7 @@ def test_of_many_who_write_at_once_a_reader_misses_nothing_and_sees_one_order(db
     def write(name: int) -> None:
         for nth in range(15):
             with db.write() as tx:
-                jobs.note(tx, lease, message=f"{name}.{nth}", level="info")
+                leases.note(tx, lease, message=f"{name}.{nth}", level="info")
 
     def watch(numbers: list[int]) -> None:
         while True:

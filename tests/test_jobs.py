@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app import events, jobs
+from app import events, jobs, leases
 from app.db import Database, checkpoints, now
 from app.db import jobs as table
 from app.errors import Conflict, LeaseLost, NotFound
@@ -29,7 +29,7 @@ def enqueue(db: Database, request: Request = REQUEST) -> Job:
 
 def claim(db: Database, worker: str = "a", *, lease_s: float = LONG_S) -> Job | None:
     with db.write() as tx:
-        return jobs.claim(tx, worker=worker, lease_s=lease_s)
+        return leases.claim(tx, worker=worker, lease_s=lease_s)
 
 
 def claimed(db: Database, worker: str = "a", *, lease_s: float = LONG_S) -> Job:
@@ -45,7 +45,7 @@ def read(db: Database, job: Job) -> Job:
 
 def crash(db: Database, job: Job, error: str) -> None:
     with db.write() as tx:
-        jobs.fail(tx, job.lease, error=error, retry=True)
+        leases.fail(tx, job.lease, error=error, retry=True)
 
 
 def expire(db: Database, job: Job) -> None:
@@ -131,13 +131,13 @@ def test_a_job_whose_lease_ran_out_is_taken_over_as_the_next_attempt_and_costs_o
 
 
 ZOMBIE_WRITES: dict[str, Callable[[Connection, Lease], object]] = {
-    "renew": lambda tx, lease: jobs.renew(tx, lease, lease_s=30),
-    "report": lambda tx, lease: jobs.report(tx, lease, lease_s=30, progress=0.9, stage="training", metrics={}),
-    "checkpoint": lambda tx, lease: jobs.save_checkpoint(tx, lease, number=1, state=b"stale"),
-    "finish": lambda tx, lease: jobs.finish(tx, lease, model_id="stale", verdict=Verdict(False, "")),
-    "fail": lambda tx, lease: jobs.fail(tx, lease, error="stale", retry=False),
-    "release": lambda tx, lease: jobs.release(tx, lease, reason="stale"),
-    "note": lambda tx, lease: jobs.note(tx, lease, message="stale", level="info"),
+    "renew": lambda tx, lease: leases.renew(tx, lease, lease_s=30),
+    "report": lambda tx, lease: leases.report(tx, lease, lease_s=30, progress=0.9, stage="training", metrics={}),
+    "checkpoint": lambda tx, lease: leases.save_checkpoint(tx, lease, number=1, state=b"stale"),
+    "finish": lambda tx, lease: leases.finish(tx, lease, model_id="stale", verdict=Verdict(False, "")),
+    "fail": lambda tx, lease: leases.fail(tx, lease, error="stale", retry=False),
+    "release": lambda tx, lease: leases.release(tx, lease, reason="stale"),
+    "note": lambda tx, lease: leases.note(tx, lease, message="stale", level="info"),
 }
 
 
@@ -157,8 +157,8 @@ def test_a_zombie_can_write_nothing(db: Database, write: Callable[[Connection, L
         assert events.last_number(tx, zombie.id) == told
         job = jobs.get(tx, zombie.id)
         assert (job.state, job.attempt, job.progress, job.model_id, job.error) == ("running", 2, 0.0, None, None)
-        assert jobs.last_checkpoint(tx, job.id) is None
-        assert not jobs.holds(tx, zombie.lease)
+        assert leases.last_checkpoint(tx, job.id) is None
+        assert not leases.holds(tx, zombie.lease)
 
 
 def test_renewing_prolongs_the_lease(db: Database) -> None:
@@ -166,7 +166,7 @@ def test_renewing_prolongs_the_lease(db: Database) -> None:
     job = claimed(db, lease_s=5)
 
     with db.write() as tx:
-        jobs.renew(tx, job.lease, lease_s=LONG_S)
+        leases.renew(tx, job.lease, lease_s=LONG_S)
 
     assert (read(db, job).lease_expires_at or 0) > (job.lease_expires_at or 0) + 500
 
@@ -176,7 +176,7 @@ def test_progress_is_kept_with_its_stage_and_metrics(db: Database) -> None:
     job = claimed(db)
 
     with db.write() as tx:
-        jobs.report(tx, job.lease, lease_s=30, progress=0.25, stage="training", metrics={"loss": 0.5})
+        leases.report(tx, job.lease, lease_s=30, progress=0.25, stage="training", metrics={"loss": 0.5})
 
     after = read(db, job)
     assert (after.progress, after.stage, after.metrics) == (0.25, "training", {"loss": 0.5})
@@ -188,10 +188,10 @@ def test_the_last_two_checkpoints_are_kept_and_the_newest_is_given(db: Database)
 
     for number in range(1, 5):
         with db.write() as tx:
-            jobs.save_checkpoint(tx, job.lease, number=number, state=b"state %d" % number)
+            leases.save_checkpoint(tx, job.lease, number=number, state=b"state %d" % number)
 
     with db.read() as tx:
-        assert jobs.last_checkpoint(tx, job.id) == b"state 4"
+        assert leases.last_checkpoint(tx, job.id) == b"state 4"
         assert sorted(tx.execute(sa.select(checkpoints.c.number)).scalars()) == [3, 4]
 
 
@@ -199,29 +199,29 @@ def test_the_next_attempt_sees_the_checkpoint_of_the_one_before(db: Database) ->
     enqueue(db)
     job = claimed(db, "a")
     with db.write() as tx:
-        jobs.save_checkpoint(tx, job.lease, number=7, state=b"old")
+        leases.save_checkpoint(tx, job.lease, number=7, state=b"old")
     expire(db, job)
     taken = claimed(db, "b")
 
     with db.write() as tx:
-        assert jobs.last_checkpoint(tx, job.id) == b"old"
-        jobs.save_checkpoint(tx, taken.lease, number=1, state=b"new")
-        assert jobs.last_checkpoint(tx, job.id) == b"new"
+        assert leases.last_checkpoint(tx, job.id) == b"old"
+        leases.save_checkpoint(tx, taken.lease, number=1, state=b"new")
+        assert leases.last_checkpoint(tx, job.id) == b"new"
 
 
 def test_a_finished_job_has_its_model_and_no_checkpoints(db: Database) -> None:
     enqueue(db)
     job = claimed(db)
     with db.write() as tx:
-        jobs.save_checkpoint(tx, job.lease, number=1, state=b"state")
+        leases.save_checkpoint(tx, job.lease, number=1, state=b"state")
 
     with db.write() as tx:
-        jobs.finish(tx, job.lease, model_id="m", verdict=Verdict(True, "promoted"))
+        leases.finish(tx, job.lease, model_id="m", verdict=Verdict(True, "promoted"))
 
     after = read(db, job)
     assert (after.state, after.progress, after.model_id, after.verdict) == ("succeeded", 1.0, "m", Verdict(True, "promoted"))
     with db.read() as tx:
-        assert jobs.last_checkpoint(tx, job.id) is None
+        assert leases.last_checkpoint(tx, job.id) is None
 
 
 def test_a_released_job_is_queued_again_at_no_cost(db: Database) -> None:
@@ -229,7 +229,7 @@ def test_a_released_job_is_queued_again_at_no_cost(db: Database) -> None:
     job = claimed(db, "a")
 
     with db.write() as tx:
-        jobs.release(tx, job.lease, reason="a deploy")
+        leases.release(tx, job.lease, reason="a deploy")
 
     taken = claimed(db, "b")
     assert (taken.attempt, taken.failures) == (2, 0)
@@ -258,7 +258,7 @@ def test_the_third_crash_is_the_last(db: Database) -> None:
             tx.execute(sa.update(table).values(run_after=0.0))
         lease = claimed(db).lease
         with db.write() as tx:
-            jobs.fail(tx, lease, error="boom", retry=True)
+            leases.fail(tx, lease, error="boom", retry=True)
 
     after = read(db, job)
     assert (after.state, after.failures, after.error) == ("failed", 3, "boom")
@@ -270,7 +270,7 @@ def test_what_can_never_succeed_is_not_tried_again(db: Database) -> None:
     job = claimed(db)
 
     with db.write() as tx:
-        jobs.fail(tx, job.lease, error="no red wine", retry=False)
+        leases.fail(tx, job.lease, error="no red wine", retry=False)
 
     assert read(db, job).state == "failed"
 
@@ -282,8 +282,8 @@ def test_a_job_that_kills_its_workers_is_given_up_by_the_reaper(db: Database) ->
 
     assert claim(db) is None
     with db.write() as tx:
-        assert jobs.reap(tx) == 1
-        assert jobs.reap(tx) == 0
+        assert leases.reap(tx) == 1
+        assert leases.reap(tx) == 0
     after = read(db, job)
     assert (after.state, after.failures) == ("failed", 3)
     assert "disappeared" in (after.error or "")
@@ -294,8 +294,8 @@ def test_who_looks_for_work_reads_no_job_that_is_over(db: Database) -> None:
     asked: list[tuple[str, Any]] = []
     with db.write() as tx:
         sa.event.listen(tx, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
-        jobs.reap(tx)
-        jobs.claim(tx, worker="a", lease_s=LONG_S)
+        leases.reap(tx)
+        leases.claim(tx, worker="a", lease_s=LONG_S)
         looks = [row.detail for text, values in list(asked) for row in tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values) if "SCAN jobs" in row.detail]
 
     assert looks == ["SCAN jobs USING INDEX ix_jobs_open"] * 3
@@ -314,19 +314,19 @@ def test_a_running_job_is_cancelled_when_its_worker_lets_go_and_keeps_its_checkp
     enqueue(db)
     job = claimed(db)
     with db.write() as tx:
-        jobs.save_checkpoint(tx, job.lease, number=1, state=b"state")
+        leases.save_checkpoint(tx, job.lease, number=1, state=b"state")
 
     with db.write() as tx:
         assert jobs.cancel(tx, job.id).state == "cancelling"
     with pytest.raises(LeaseLost), db.write() as tx:
-        jobs.renew(tx, job.lease, lease_s=30)
+        leases.renew(tx, job.lease, lease_s=30)
     with db.write() as tx:
-        assert jobs.confirm_cancel(tx, job.lease)
-        assert not jobs.confirm_cancel(tx, job.lease)
+        assert leases.confirm_cancel(tx, job.lease)
+        assert not leases.confirm_cancel(tx, job.lease)
 
     assert read(db, job).state == "cancelled"
     with db.read() as tx:
-        assert jobs.last_checkpoint(tx, job.id) == b"state"
+        assert leases.last_checkpoint(tx, job.id) == b"state"
 
 
 def test_an_abandoned_job_is_cancelled_at_once(db: Database) -> None:
@@ -338,7 +338,7 @@ def test_an_abandoned_job_is_cancelled_at_once(db: Database) -> None:
         assert jobs.cancel(tx, job.id).state == "cancelled"
 
     with db.read() as tx:
-        assert not jobs.holds(tx, job.lease)
+        assert not leases.holds(tx, job.lease)
 
 
 def test_a_checkpoint_whose_answer_was_lost_may_be_written_again(db: Database) -> None:
@@ -347,10 +347,10 @@ def test_a_checkpoint_whose_answer_was_lost_may_be_written_again(db: Database) -
 
     for _ in range(2):
         with db.write() as tx:
-            jobs.save_checkpoint(tx, job.lease, number=1, state=b"state")
+            leases.save_checkpoint(tx, job.lease, number=1, state=b"state")
 
     with db.read() as tx:
-        assert jobs.last_checkpoint(tx, job.id) == b"state"
+        assert leases.last_checkpoint(tx, job.id) == b"state"
 
 
 def test_a_cancelling_job_whose_worker_died_is_ended_by_the_reaper(db: Database) -> None:
@@ -361,7 +361,7 @@ def test_a_cancelling_job_whose_worker_died_is_ended_by_the_reaper(db: Database)
     expire(db, job)
 
     with db.write() as tx:
-        assert jobs.reap(tx) == 1
+        assert leases.reap(tx) == 1
 
     assert read(db, job).state == "cancelled"
 
@@ -372,14 +372,14 @@ def test_checkpoints_of_a_failed_or_cancelled_job_are_kept_for_a_day(db: Databas
         enqueue(db)
         job = claimed(db)
         with db.write() as tx:
-            jobs.save_checkpoint(tx, job.lease, number=1, state=b"state")
+            leases.save_checkpoint(tx, job.lease, number=1, state=b"state")
             tx.execute(sa.update(table).where(table.c.id == job.id).values(state=state, finished_at=None if state == "running" else now() - 86300))
         ended.append(job.id)
 
     def kept() -> list[bool]:
         with db.write() as tx:
-            jobs.reap(tx)
-            return [jobs.last_checkpoint(tx, job) is not None for job in ended]
+            leases.reap(tx)
+            return [leases.last_checkpoint(tx, job) is not None for job in ended]
 
     assert kept() == [True, True, True]
     with db.write() as tx:
@@ -391,7 +391,7 @@ def test_a_job_that_is_over_cannot_be_cancelled(db: Database) -> None:
     enqueue(db)
     job = claimed(db)
     with db.write() as tx:
-        jobs.finish(tx, job.lease, model_id="m", verdict=Verdict(False, ""))
+        leases.finish(tx, job.lease, model_id="m", verdict=Verdict(False, ""))
 
     with pytest.raises(Conflict, match=r"is over \(succeeded\)"), db.write() as tx:
         jobs.cancel(tx, job.id)

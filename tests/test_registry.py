@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import Connection
 
-from app import gate, jobs, registry
+from app import gate, jobs, leases, registry
 from app.bundle import DECODER, ENCODER, GENERATOR, Bundle, Measure, digest, pack, unpack
 from app.db import Database, models
 from app.errors import BundleInvalid, Conflict, NotFound
@@ -67,13 +67,13 @@ def test_a_job_registers_exactly_one_model(db: Database, tiny: Bundle) -> None:
 def test_finishing_and_publishing_happen_together_or_not_at_all(db: Database, tiny: Bundle, tiny_bundle: bytes) -> None:
     with db.write() as tx:
         jobs.enqueue(tx, Request(method="gan", dataset_id="starter", params={}, seed=1))
-        job = jobs.claim(tx, worker="a", lease_s=60)
+        job = leases.claim(tx, worker="a", lease_s=60)
         registry.publish(tx, tiny, tiny_bundle, job_id=None)  # the same model is there already
     assert job is not None
 
     def finish_and_publish() -> None:
         with db.write() as tx:
-            jobs.finish(tx, job.lease, model_id=tiny.id, verdict=Verdict(False, ""))
+            leases.finish(tx, job.lease, model_id=tiny.id, verdict=Verdict(False, ""))
             registry.publish(tx, tiny, tiny_bundle, job_id=job.id)
 
     with pytest.raises(sa.exc.IntegrityError):
@@ -390,9 +390,9 @@ def test_the_verdict_is_kept_with_the_job_and_shown_with_its_model(db: Database,
     verdict = judged(db, better)
     with db.write() as tx:
         jobs.enqueue(tx, Request(method="gan", dataset_id="starter", params={}, seed=1))
-        job = jobs.claim(tx, worker="a", lease_s=60)
+        job = leases.claim(tx, worker="a", lease_s=60)
         assert job is not None
-        jobs.finish(tx, job.lease, model_id=better.id, verdict=verdict)
+        leases.finish(tx, job.lease, model_id=better.id, verdict=verdict)
         registry.publish(tx, better, b"bytes", job_id=job.id)
 
     with db.read() as tx:

@@ -7,7 +7,7 @@ import threading
 import httpx
 import pytest
 
-from app import gate, jobs, registry, retention
+from app import gate, jobs, leases, registry, retention
 from app.bundle import Bundle
 from app.db import Database
 from app.errors import Conflict, Deleted
@@ -113,9 +113,9 @@ def test_over_http_a_deleted_model_is_gone_and_its_job_and_the_history_say_so(ap
     bundle = pouring_only(tiny, 5)
     with sqlite_db.write() as tx:
         jobs.enqueue(tx, Request(method="gan", dataset_id="starter", params={}, seed=1))
-        job = jobs.claim(tx, worker="w", lease_s=60)
+        job = leases.claim(tx, worker="w", lease_s=60)
         assert job is not None
-        jobs.finish(tx, job.lease, model_id=bundle.id, verdict=Verdict(False, ""))
+        leases.finish(tx, job.lease, model_id=bundle.id, verdict=Verdict(False, ""))
     register(sqlite_db, bundle)
     api.put("/aliases/candidate", json={"model": bundle.id})
     refused = api.delete(f"/models/{bundle.id}")

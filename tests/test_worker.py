@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 from safetensors.torch import load
 
-from app import datasets, events, jobs, registry
+from app import datasets, events, jobs, leases, registry
 from app.bundle import DCR, unpack
 from app.db import Database
 from app.errors import Deleted
@@ -92,7 +92,7 @@ def read(db: Database, job: Job) -> Job:
 def checkpointed_step(db: Database, job: Job) -> int:
     """The step of the newest checkpoint, 0 before the first."""
     with db.read() as tx:
-        state = jobs.last_checkpoint(tx, job.id)
+        state = leases.last_checkpoint(tx, job.id)
     return 0 if state is None else int(load(state)["step"])
 
 

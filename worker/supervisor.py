@@ -21,7 +21,7 @@ from typing import BinaryIO, TypeVar, cast
 
 from sqlalchemy.engine import Connection
 
-from app import datasets, gate, jobs, registry, retention
+from app import datasets, gate, leases, registry, retention
 from app.bundle import CLASSIFIER_WEIGHTS, unpack
 from app.db import UNAVAILABLE, Database
 from app.errors import CuveeError, LeaseLost
@@ -93,8 +93,8 @@ class Supervisor:
         """Whether there was a job to work on; returns when that job is over or somebody else's."""
         self._settle()
         with self._db.write() as tx:
-            jobs.reap(tx)
-            job = jobs.claim(tx, worker=self._name, lease_s=self._settings.lease_s)
+            leases.reap(tx)
+            job = leases.claim(tx, worker=self._name, lease_s=self._settings.lease_s)
         if job is None:
             return False
         self._renewed_at = time.monotonic()
@@ -112,8 +112,8 @@ class Supervisor:
         if (lease := self._owed) is None:
             return
         with self._db.write() as tx, suppress(LeaseLost):  # it was taken over: nothing to give back
-            if not jobs.confirm_cancel(tx, lease):
-                jobs.release(tx, lease, reason="the database was out of its worker's reach")
+            if not leases.confirm_cancel(tx, lease):
+                leases.release(tx, lease, reason="the database was out of its worker's reach")
         self._owed = None
 
     def _attempt(self, job: Job) -> None:
@@ -121,7 +121,7 @@ class Supervisor:
         try:
             self._work(job)
         except Stopped:
-            self._insist(lambda tx: jobs.release(tx, job.lease, reason="its worker was asked to stop"))
+            self._insist(lambda tx: leases.release(tx, job.lease, reason="its worker was asked to stop"))
             log.info("job %s: released, another worker goes on from its last checkpoint", job.id)
         except LeaseLost:
             raise
@@ -136,7 +136,7 @@ class Supervisor:
             child = self._spawn(self._assignment(job))
         except CuveeError as refused:
             detail = refused.detail
-            self._insist(lambda tx: jobs.fail(tx, job.lease, error=detail, retry=False))
+            self._insist(lambda tx: leases.fail(tx, job.lease, error=detail, retry=False))
             return
         self._checkpoints = 0
         try:
@@ -164,7 +164,7 @@ class Supervisor:
                 self._fail(job, f"the training said nothing for {self._settings.stall_s:g} s and was ended")
                 return
             if time.monotonic() - self._renewed_at > self._settings.lease_s / 3:
-                self._insist(lambda tx: jobs.renew(tx, job.lease, lease_s=self._settings.lease_s))
+                self._insist(lambda tx: leases.renew(tx, job.lease, lease_s=self._settings.lease_s))
                 self._renewed_at = time.monotonic()
 
     def _part(self, job: Job, child: _Child) -> None:
@@ -179,17 +179,17 @@ class Supervisor:
         lease, lease_s = job.lease, self._settings.lease_s
         match frame:
             case Frame("progress", fields):
-                self._insist(lambda tx: jobs.report(tx, lease, lease_s=lease_s, **fields))
+                self._insist(lambda tx: leases.report(tx, lease, lease_s=lease_s, **fields))
             case Frame("log", fields):
-                self._insist(lambda tx: jobs.note(tx, lease, **fields))
+                self._insist(lambda tx: leases.note(tx, lease, **fields))
             case Frame("checkpoint", _, state):
                 self._checkpoints += 1
-                self._insist(lambda tx: jobs.save_checkpoint(tx, lease, number=self._checkpoints, state=state))
+                self._insist(lambda tx: leases.save_checkpoint(tx, lease, number=self._checkpoints, state=state))
             case Frame("bundle", _, data):
                 self._publish(job, data)
                 return True
             case Frame("refused", fields):
-                self._insist(lambda tx: jobs.fail(tx, lease, error=fields["error"], retry=False))
+                self._insist(lambda tx: leases.fail(tx, lease, error=fields["error"], retry=False))
                 return True
             case Frame("crashed", fields):
                 self._fail(job, fields["error"])
@@ -207,7 +207,7 @@ class Supervisor:
 
         def publish(tx: Connection) -> list[str]:
             verdict = gate.judge(tx, bundle, job.promote)
-            jobs.finish(tx, job.lease, model_id=bundle.id, verdict=verdict)
+            leases.finish(tx, job.lease, model_id=bundle.id, verdict=verdict)
             registry.publish(tx, bundle, data, job_id=job.id)
             if verdict.promoted:
                 registry.point(tx, gate.contested(bundle), bundle.id, reason=verdict.reason, by=f"job {job.id}")
@@ -218,13 +218,13 @@ class Supervisor:
 
     def _fail(self, job: Job, error: str) -> None:
         log.warning("job %s: attempt %d failed: %s", job.id, job.attempt, error)
-        self._insist(lambda tx: jobs.fail(tx, job.lease, error=error, retry=True))
+        self._insist(lambda tx: leases.fail(tx, job.lease, error=error, retry=True))
 
     def _check(self, lease: Lease) -> None:
         """``LeaseLost`` if the job was cancelled or taken over; cheap enough to ask every second."""
         # without an answer there is no news: renewing the lease is what insists on one
         with suppress(*UNAVAILABLE), self._db.read() as tx:
-            if not jobs.holds(tx, lease):
+            if not leases.holds(tx, lease):
                 raise LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: cancelled, or taken over")
 
     def _insist(self, write: Callable[[Connection], Result]) -> Result:
@@ -258,7 +258,7 @@ class Supervisor:
                 checkpoint_interval_s=self._settings.checkpoint_interval_s,
                 dcr_step=self._settings.dcr_step,
                 dataset=datasets.content(tx, dataset.id),
-                checkpoint=jobs.last_checkpoint(tx, job.id),
+                checkpoint=leases.last_checkpoint(tx, job.id),
                 classifier=weights,
             )
 
