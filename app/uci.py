@@ -18,9 +18,10 @@ from pathlib import Path
 
 import httpx
 
+from app.cells import Table
 from app.errors import DatasetDamaged, DatasetUnavailable
 from app.settings import Settings
-from app.tables import Table, read_csv
+from app.tables import read_csv
 from app.wine import TYPES, concatenate
 
 URL = "https://archive.ics.uci.edu/static/public/186/wine+quality.zip"

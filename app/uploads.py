@@ -9,8 +9,9 @@ from typing import BinaryIO
 import numpy as np
 
 from app import formats
+from app.cells import Table
 from app.errors import Fault, InvalidInput, TooLarge
-from app.tables import Table, parts
+from app.tables import parts
 from app.wine import NAMES, Wines, concatenate
 
 MIN_ROWS = 200  # below, a holdout and a generator both mean little

@@ -7,8 +7,9 @@ import gzip
 import numpy as np
 import pytest
 
+from app.cells import PART
 from app.errors import Fault, InvalidInput
-from app.tables import PART, read_csv
+from app.tables import read_csv
 from app.wine import NAMES
 
 HEADER = ",".join(NAMES)
