@@ -123,6 +123,22 @@ def is_locked(file: Path) -> bool:
     return False
 
 
+def freeze_in_a_write(process: subprocess.Popen[bytes], db: Database) -> None:
+    """Stops it in the middle of a write: PostgreSQL then keeps for it what it has locked."""
+    held = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction' AND backend_xid IS NOT NULL"
+
+    def holds() -> bool:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.02)  # what is on its way to the server arrives there
+        with db.read() as tx:
+            if tx.scalar(sa.text(held)):
+                return True
+        process.send_signal(signal.SIGCONT)
+        return False
+
+    wait_for(holds)
+
+
 def lines(db: Database, job: Job) -> list[str]:
     """What its watchers were told in words."""
     with db.read() as tx:
@@ -215,6 +231,22 @@ def test_a_stopped_worker_that_wakes_after_its_lease_can_write_nothing(db: Datab
     assert (now.state, now.attempt) == ("running", 2)
     assert now.worker is not None
     assert now.worker.endswith(f":{heir.pid}")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # where who writes locks rows, not all of it
+def test_a_worker_that_is_stopped_in_the_middle_of_a_write_does_not_keep_its_job_from_others(db: Database, workers: Workers) -> None:
+    job = enqueue(db, steps=LONG_STEPS)
+    zombie = workers.start(CUVEE_CHECKPOINT_INTERVAL_S="0")
+    wait_until_training(db, job)
+    freeze_in_a_write(zombie, db)
+
+    heir = workers.start()
+
+    wait_for(lambda: read(db, job).attempt == 2)
+    zombie.send_signal(signal.SIGCONT)
+    wait_for(lambda: read(db, job).metrics)
+    assert zombie.poll() is None
+    assert (read(db, job).worker or "").endswith(f":{heir.pid}")
 
 
 def test_cancelling_stops_a_running_job_within_five_seconds(db: Database, workers: Workers) -> None:
