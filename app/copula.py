@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from app.codec import FieldScores, FieldTable, field_table, table_from, table_state
 from app.errors import BundleInvalid
+from app.marginals import FieldScores, FieldTable, field_table, table_from, table_state
 from app.wine import COLUMNS, HIGH_TICKS, LOW_TICKS, TYPES, Floats, Ticks, Wines
 
 RIDGE = 0.05  # on the diagonal: sugar, alcohol and density nearly determine each other

@@ -14,8 +14,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from app import codec
-from app.codec import CELLS, Codec, Decoder, FieldScores, field_table, from_state, to_state
+from app.codec import Codec, Decoder, from_state, to_state
 from app.errors import BundleInvalid
+from app.marginals import CELLS, FieldScores, field_table
 from app.wine import DENSITY, FREE_SO2, HIGH_TICKS, LOW_TICKS, MEASUREMENTS, TOTAL_SO2, Ticks, Wines
 
 ROWS = 12

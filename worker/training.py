@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.special import ndtri
 
-from app.codec import EDGE_U, Codec, condition, neutral_condition
+from app.codec import Codec, condition, neutral_condition
+from app.marginals import EDGE_U
 from app.wine import Wines
 from worker.nets import Classifier, Panel, Source
 

@@ -20,7 +20,8 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
-from app.codec import FIELDS, Ints
+from app.codec import FIELDS
+from app.marginals import Ints
 from app.params import AutoencoderParams, GanParams, NetParams
 from app.wine import TYPES, Floats
 from worker.checkpoint import Trainees

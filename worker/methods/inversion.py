@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.special import ndtr, ndtri
 
-from app.codec import EDGE_U, FIELDS, Decoder, neutral_condition
+from app.codec import FIELDS, Decoder, neutral_condition
+from app.marginals import EDGE_U
 from app.params import InversionParams
 from app.wine import Floats, Wines
 from worker import pool
