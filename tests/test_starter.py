@@ -13,7 +13,7 @@ from app.split import split
 from app.wine import NAMES, Wines, concatenate
 from tests.conftest import DATA_DIR, needs_uci
 from worker import evaluate
-from worker.pipeline import REPORT_SEED
+from worker.measuring import REPORT_SEED
 
 
 def pour(bundle: Bundle, *, seed: int, n: int) -> Wines:

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.special import ndtr
 
 from app import __version__, codec, copula, dcr, noise
@@ -36,19 +35,18 @@ from app.bundle import (
 )
 from app.formats import to_csv
 from app.params import Params, resolve
-from app.sampler import BLOCK, Condition, Sampler, draw_labels, label_counts
+from app.sampler import BLOCK, Sampler, draw_labels, label_counts
 from app.split import Split, split
 from app.tables import read_csv
-from app.wine import NAMES, TYPES, Floats, Wines
+from app.wine import NAMES, TYPES, Wines
 from worker import critic, evaluate, export
 from worker.assignment import Assignment
 from worker.checkpoint import CheckpointUnusable, weights
-from worker.critic import Critic, Criticism
-from worker.evaluate.classification import classification
-from worker.evaluate.reconstruction import reconstruction
+from worker.critic import Criticism
+from worker.measuring import measured, outputs, poured, unpoured
 from worker.methods import find
-from worker.nets import Classifier, Panel, Source
-from worker.training import Autoencoder, Level, Metrics, Stopped, Trained, TrainingRefused, TrainingSet
+from worker.nets import Source
+from worker.training import Level, Metrics, Stopped, Trained, TrainingRefused, TrainingSet
 
 log = logging.getLogger("cuvee.training")
 
@@ -59,13 +57,8 @@ CRITIC_FROM, MEASURING_FROM, MEASURING_UNTIL = 0.91, 0.94, 0.99
 RECALIBRATION_DRAWS = 20  # generated rows for each training row
 RECALIBRATION_ROWS = 200_000  # in all, at most
 RECALIBRATION_SEED = 2**62  # noise that no request is likely to ask for
-REPORT_SEED = 2**62 + 1
 CRITIC_SEED = 2**62 + 2  # the report's rows are new to the critic
-NEGATIVES_SEED = 2**62 + 3
-SPEED_SEED = 2**62 + 4
-SPEED_ROWS = 16 * BLOCK
 STEADIER = "a lower learning rate is steadier, and for a GAN the loss 'r3gan' with its gamma"
-CHUNK = 8 * BLOCK  # rows through a network at once
 
 
 class Watcher(Protocol):
@@ -147,13 +140,13 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
 
     if trained.source is None and trained.pool is None:
         measuring(0.0)
-        return pack(_unpoured(manifest, trained, rows=rows, fitted=fitted, progress=measuring), parts)
+        return pack(unpoured(manifest, trained, rows=rows, fitted=fitted, progress=measuring), parts)
     sampler = Sampler(Bundle("draft", "draft", manifest, parts))
-    criticism = critic.train(rows.train, partial(_poured, sampler, CRITIC_SEED), fitted, seed=assignment.seed, progress=criticising)
+    criticism = critic.train(rows.train, partial(poured, sampler, CRITIC_SEED), fitted, seed=assignment.seed, progress=criticising)
     if criticism is not None:
         manifest, parts = _criticised(manifest, parts, criticism)
     measuring(0.0)
-    return pack(_measured(manifest, sampler, trained, criticism, rows=rows, fitted=fitted, progress=measuring), parts)
+    return pack(measured(manifest, sampler, trained, criticism, rows=rows, fitted=fitted, progress=measuring), parts)
 
 
 def _check_finite(values: Metrics, step: int) -> None:
@@ -200,7 +193,7 @@ def _recalibrated(fitted: codec.Codec, source: Source, train: Wines) -> codec.Co
     drawn = noise.draw(RECALIBRATION_SEED, 0, math.ceil(draws / BLOCK) * BLOCK, dims=source.latent)
     red, quality = draw_labels(label_counts(_labels(train)), drawn.uniform)
     inputs = torch.from_numpy(drawn.latent), torch.from_numpy(codec.condition(quality, red))
-    return fitted.recalibrated(_outputs(lambda z, c: ndtr(source(z, c)), *inputs), red)
+    return fitted.recalibrated(outputs(lambda z, c: ndtr(source(z, c)), *inputs), red)
 
 
 def _parts(trained: Trained) -> dict[str, bytes]:
@@ -273,96 +266,3 @@ def _criticised(manifest: Manifest, parts: dict[str, bytes], criticism: Criticis
     parts = parts | {CRITIC: export.critic_graph(criticism.critic)}
     update = {"calibrations": {"critic": criticism.calibration}, "ranks": criticism.ranks, "parts": {name: digest(part) for name, part in parts.items()}}
     return manifest.model_copy(update=update), parts
-
-
-def _poured(sampler: Sampler, seed: int, n: int) -> Wines:
-    """The first ``n`` rows of a table of the model, poured exactly as the API will pour them."""
-    return sampler.wines(Condition(), seed=seed, offset=0, n=max(n, 1)).take(slice(n))
-
-
-def _unpoured(manifest: Manifest, trained: Trained, *, rows: Split, fitted: codec.Codec, progress: Callable[[float], None]) -> Manifest:
-    """The manifest of a model that pours nothing, with the report of its classifier where it has one."""
-    if trained.classifier is None:
-        report = manifest.report.model_copy(update={"notes": [f"method {manifest.method!r} neither generates wines nor rates them: nothing was measured"]})
-    else:
-        report = classification(partial(_qualities, trained.classifier, fitted), rows, progress)
-    return manifest.model_copy(update={"report": report.model_copy(update={"findings": report.findings | trained.findings})})
-
-
-def _qualities(classifier: Classifier, fitted: codec.Codec, wines: Wines) -> Floats:
-    """The probability that the classifier gives to each score from 0 to 10, (rows, 11)."""
-    inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.neutral_condition(wines.red))
-    return _outputs(lambda fields, neutral: classifier.cpu()(fields, neutral).softmax(1), *inputs)
-
-
-def _measured(
-    manifest: Manifest,
-    sampler: Sampler,
-    trained: Trained,
-    criticism: Criticism | None,
-    *,
-    rows: Split,
-    fitted: codec.Codec,
-    progress: Callable[[float], None],
-) -> Manifest:
-    """The manifest with its report and its discriminator's calibration."""
-    generated = _poured(sampler, REPORT_SEED, evaluate.REPEATS * len(rows.train))
-    real = rows.holdout if len(rows.holdout) else rows.train
-    judges: dict[str, evaluate.Judge] = {}
-    calibrations = dict(manifest.calibrations)
-    if trained.discriminator is not None:
-        judges["discriminator"] = evaluate.Judge(partial(_logits, trained.discriminator, fitted))
-        logits = [judges["discriminator"].logits(wines) for wines in (real, generated)]
-        calibrations["discriminator"] = evaluate.calibrate(*logits, in_sample=len(rows.holdout) == 0)
-    if criticism is not None:
-        others = critic.unseen_negatives(real, rows.train, partial(_poured, sampler, NEGATIVES_SEED), seed=NEGATIVES_SEED)
-        judges["critic"] = evaluate.Judge(partial(_logits, criticism.critic, fitted), criticism.calibration, others)
-    report = evaluate.report(generated, rows, judges, progress)
-    notes = report.notes
-    if criticism is None:
-        notes = [*notes, f"fewer than {critic.MIN_WINES} different wines to train on: the model has no critic"]
-    if trained.pool is not None:
-        notes = [*notes, f"rows come from a pool of {len(trained.pool)}: stretches repeat them, and its critic may have seen those that it is measured on"]
-    findings = dict(trained.findings)
-    if trained.classifier is not None:
-        findings["confidence"] = {name: _confidence(trained.classifier, fitted, wines) for name, wines in (("poured", generated), ("real", real))}
-    if trained.autoencoder is not None:
-        findings |= reconstruction(real, rows.train, partial(_reconstructed, trained.autoencoder, fitted))
-    report = report.model_copy(update={"notes": notes, "findings": findings, "rows_per_cpu_s": _rows_per_cpu_s(sampler)})
-    return manifest.model_copy(update={"report": report, "calibrations": calibrations})
-
-
-def _confidence(classifier: Classifier, fitted: codec.Codec, wines: Wines) -> float:
-    """The mean probability that the classifier gives to the quality that each wine goes by."""
-    return float(_qualities(classifier, fitted, wines)[np.arange(len(wines)), wines.quality].mean())
-
-
-def _reconstructed(autoencoder: Autoencoder, fitted: codec.Codec, wines: Wines) -> Wines:
-    """What is left of wines that went through the bottleneck."""
-    fields, condition = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.condition(wines.quality, wines.red))
-
-    def through(fields: Tensor, condition: Tensor) -> Tensor:
-        uniform: Tensor = ndtr(autoencoder.decoder(autoencoder.encoder(fields, condition), condition))
-        return uniform
-
-    u = _outputs(through, fields, condition).astype(np.float32)
-    return Wines(codec.Decoder(fitted)(u, wines.red), wines.quality, wines.red)
-
-
-def _rows_per_cpu_s(sampler: Sampler) -> float:
-    _poured(sampler, SPEED_SEED, BLOCK)  # the first block also builds tables
-    start = time.process_time()
-    _poured(sampler, SPEED_SEED, SPEED_ROWS)
-    return round(SPEED_ROWS / (time.process_time() - start), 1)
-
-
-def _logits(judge: Panel | Critic, fitted: codec.Codec, wines: Wines) -> Floats:
-    inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.condition(wines.quality, wines.red))
-    return _outputs(judge.cpu(), *inputs)
-
-
-@torch.no_grad()
-def _outputs(net: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Floats:
-    """The outputs of a network over all rows, ``CHUNK`` at a time, as float64."""
-    parts = [net(a, b) for a, b in zip(torch.split(first, CHUNK), torch.split(second, CHUNK), strict=True)]
-    return torch.cat(parts).double().numpy()
