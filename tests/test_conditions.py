@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import datasets, migrations, registry
-from app.bundle import Bundle, unpack
+from app.bundle import Bundle, pack, unpack
 from app.db import Database
 from app.noise import MAX_ROW
 from app.sampler import BLOCK, PROBE_SEED, Condition, Range, Sampler
 from app.settings import Settings
+from app.split import split
 from app.wine import COLUMNS, MEASUREMENTS, Wines
-from tests.conftest import Silent, assignment, csv_of, serve, stored
+from tests.conftest import csv_of, register, serve, stored
 from tests.test_api_samples import serve_starter
-from worker.pipeline import work
 
 ALCOHOL, PH = MEASUREMENTS.index("alcohol"), MEASUREMENTS.index("pH")
 TOKEN = "grapes-of-wrath-1939"  # noqa: S105 - opens nothing but the server below
@@ -233,15 +232,14 @@ def test_a_check_says_that_the_training_rows_are_not_here(api: httpx.Client) -> 
     assert any("its dataset 'uci'" in warning for warning in told["warnings"])
 
 
-def test_a_check_counts_the_training_rows_behind_a_condition(sqlite_db: Database, few_wines: Wines) -> None:
+def test_a_check_counts_the_training_rows_behind_a_condition(sqlite_db: Database, few_wines: Wines, tiny: Bundle) -> None:
     uploaded = stored(sqlite_db, csv_of(few_wines))
-    bundle = work(replace(assignment(few_wines, holdout=0), dataset_id=uploaded.id), Silent())
-    with sqlite_db.write() as tx:
-        registry.publish(tx, unpack(bundle), bundle, job_id=None)
+    lineage = tiny.manifest.lineage.model_copy(update={"dataset_id": uploaded.id})
+    (bundle,) = register(sqlite_db, unpack(pack(tiny.manifest.model_copy(update={"lineage": lineage}), tiny.parts)))
     with serve(Settings(database_url=sqlite_db.url.render_as_string(hide_password=False), download=False)) as client:
-        told = client.post("/samples/check", json={"model": unpack(bundle).id, "n": 1, "quality": [6], "type": ["white"], "alcohol_min": 10.5}).json()
-    alcohol = few_wines.measurements()[:, ALCOHOL]
-    assert told["training_rows"] == ((few_wines.quality == 6) & ~few_wines.red & (alcohol >= 10.5)).sum() > 0
+        told = client.post("/samples/check", json={"model": bundle, "n": 1, "quality": [6], "type": ["white"], "alcohol_min": 10.5}).json()
+    train = split(few_wines, holdout=lineage.params["holdout"], seed=lineage.params["split_seed"]).train
+    assert told["training_rows"] == ((train.quality == 6) & ~train.red & (train.measurements()[:, ALCOHOL] >= 10.5)).sum() > 0
 
 
 def test_a_check_warns_of_rare_qualities(api: httpx.Client) -> None:

@@ -29,8 +29,8 @@ Judge = Callable[[Wines], Floats]
 
 @pytest.fixture(scope="module")
 def model(starter_wines: Wines) -> Bundle:
-    """A tiny GAN's bundle, trained on a thousand wines, with no autoencoder beside it that knows better."""
-    return unpack(work(assignment(starter_wines.take(slice(0, 1000)), autoencoder=False), Silent()))
+    """A tiny GAN's bundle, trained on nearly a thousand wines, with no autoencoder beside it that knows better."""
+    return unpack(work(assignment(starter_wines.take(slice(0, 1000)), autoencoder=False, holdout=0.02), Silent()))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,8 @@ def test_batches_give_the_same_scores_as_single_rows_bit_for_bit(scorer: Scorer,
 @pytest.fixture(scope="module")
 def pair(few_wines: Wines) -> tuple[Bundle, Bundle]:
     """A model with a holdout, and one of the same training rows to which the holdout never existed."""
-    held, never_there = assignment(few_wines, holdout=0.3), assignment(split(few_wines, holdout=0.3, seed=0).train, holdout=0.0)
+    trained_on = split(few_wines, holdout=0.2, seed=0).train
+    held, never_there = assignment(few_wines, holdout=0.2, autoencoder=False), assignment(trained_on, holdout=0.0, autoencoder=False)
     return unpack(work(held, Silent())), unpack(work(never_there, Silent()))
 
 
@@ -174,13 +175,13 @@ def test_forty_different_wines_get_one(few_wines: Wines) -> None:
 
 def test_a_holdout_of_a_single_wine_is_enough_to_go_through(starter_wines: Wines) -> None:
     alike = starter_wines.take(np.flatnonzero(~starter_wines.red & (starter_wines.quality == 6))[:200])
-    manifest = unpack(work(assignment(alike, holdout=0.005), Silent())).manifest
+    manifest = unpack(work(assignment(alike, holdout=0.005, autoencoder=False), Silent())).manifest
     assert manifest.lineage.holdout_rows == 1
 
 
 def test_a_model_of_too_few_wines_has_a_discriminator_that_scores_and_its_report_says_why(starter_wines: Wines) -> None:
     few = starter_wines.take(np.flatnonzero(~starter_wines.red)[:38])
-    bundle = unpack(work(assignment(few), Silent()))
+    bundle = unpack(work(assignment(few, autoencoder=False), Silent()))
     scores = Scorer(bundle).score(few)
     assert (scores.critic, scores.percentile, CRITIC in bundle.parts) == (None, None, False)
     assert scores.discriminator is not None

@@ -32,10 +32,10 @@ from tests.conftest import Silent, assignment, serve, stored, tiny_params, wait_
 from worker.pipeline import work
 from worker.supervisor import Supervisor
 
-FEW_WINES = b"".join((Path(datasets.__file__).parent / "starter" / datasets.STARTER_FILE).read_bytes().splitlines(keepends=True)[:401])
+FEW_WINES = b"".join((Path(datasets.__file__).parent / "starter" / datasets.STARTER_FILE).read_bytes().splitlines(keepends=True)[:241])
 LEASE_S = 2.0
 SEED = 3
-STEPS = 3_000
+STEPS = 2_000
 LONG_STEPS = 100_000
 STALL_S = 20.0  # longer than a training takes to say its first word on a slow machine
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # what is said of processes, not of databases
