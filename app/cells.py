@@ -33,7 +33,7 @@ class Table:
     snapped: int
 
 
-def read(rows: Iterator[tuple[int, Cells]], unit: str, numbers: Numbers) -> Iterator[Table]:
+def tables_of(rows: Iterator[tuple[int, Cells]], unit: str, numbers: Numbers) -> Iterator[Table]:
     """Rows, each with its place in the file, as tables of at most ``PART``.
 
     ``unit`` is what the file counts in, lines or rows. After a fault there is no further table, but the rest is read to
@@ -150,7 +150,8 @@ class Numbers:
     many: Callable[[Sequence[Any]], Floats]
 
 
-TEXT, TYPED = Numbers(_number, _numbers), Numbers(_json_number, _json_numbers)
+TEXT = Numbers(_number, _numbers)  # of CSV
+TYPED = Numbers(_json_number, _json_numbers)  # of formats that know numbers
 
 
 def _quality(value: float | None) -> int | None:

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from app.density import DensityModel, fit_density
 from app.errors import BundleInvalid
-from app.marginals import CELLS, FieldScores, FieldTable, Ints, cell_of, ends_at, field_table, table_from, table_state
-from app.wine import COLUMNS, DENSITY, FREE_SO2, HIGH_TICKS, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Ticks, Wines
+from app.marginals import CELLS, FieldScores, FieldTable, cell_of, ends_at, field_table, table_from, table_state
+from app.wine import COLUMNS, DENSITY, FREE_SO2, HIGH_TICKS, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Ints, Ticks, Wines
 
 FIELDS = tuple({"total_sulfur_dioxide": "bound_sulfur_dioxide", "density": "density_residual"}.get(c.name, c.name) for c in COLUMNS)
 RESIDUAL_SCALE = 1000.0  # ticks of the residual per g/dm3

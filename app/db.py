@@ -23,9 +23,13 @@ from app.errors import DatabaseNotReady
 WAL_RETRY_S = 0.02
 BUSY_TIMEOUT_S = 30  # how long a SQLite writer waits for another
 POOL_RECYCLE_S = 1800
-# a network that swallows packets must look like a database that does not answer, before a lease is over; and a process
-# that is stopped in the middle of a write must not keep for ever what it has locked
-POSTGRES_PATIENCE = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=10000"}
+POSTGRES_SILENCE_S = 10  # in a transaction, after which PostgreSQL ends it: a process that was stopped must not keep for ever what it has locked
+POSTGRES_PATIENCE = {  # a network that swallows packets must look like a database that does not answer, before a lease is over
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,
+    "options": f"-c statement_timeout=30000 -c idle_in_transaction_session_timeout={POSTGRES_SILENCE_S}s",
+    "prepare_threshold": None,  # a statement that the server knows begins with its values, and sending a long one would count as silence
+}
 
 # what drivers raise when the database is away, full, locked or read-only (psycopg calls the last an internal error): it may pass
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)

@@ -1,4 +1,4 @@
-"""The queue: jobs as who asks for them sees them. Every function runs in its caller's transaction; ``app.leases`` is the worker's side.
+"""The queue: what a job is, and how it is asked for, seen and cancelled. Every function runs in its caller's transaction; ``app.leases`` is the worker's side.
 
 Whatever changes a job also writes what its watchers are told of it (``app.events``): both happen, or neither does.
 """
@@ -116,14 +116,14 @@ class Job:
         return round((self.read_at - self.started_at) * (1 - self.progress) / self.progress, 1)
 
 
-COLUMNS = (*jobs.c, sa.null().label("model_deleted_at"), now().label("read_at"))  # of a job that was just written: its model is there
+WRITTEN = (*jobs.c, sa.null().label("model_deleted_at"), now().label("read_at"))  # of a job that was just written: its model is there
 _JOBS: sa.Select[Any] = sa.select(*jobs.c, deleted_models.c.deleted_at.label("model_deleted_at"), now().label("read_at")).outerjoin(
     deleted_models, deleted_models.c.id == jobs.c.model_id
 )
 
 
 def job_from(row: Row[Any]) -> Job:
-    """The job in a row of ``COLUMNS``."""
+    """The job in a row of ``WRITTEN``, or of what ``_JOBS`` selects."""
     return Job(**{**row._mapping, "verdict": verdict_from(row.verdict)})
 
 
@@ -151,7 +151,7 @@ def enqueue(tx: Connection, request: Request) -> Job:
         "run_after": now(),
         "created_at": now(),
     }
-    job = job_from(tx.execute(sa.insert(jobs).values(values).returning(*COLUMNS)).one())
+    job = job_from(tx.execute(sa.insert(jobs).values(values).returning(*WRITTEN)).one())
     tell(tx, job, *(events.log(warning, "warning") for warning in job.warnings))
     return job
 
@@ -184,7 +184,7 @@ def cancel(tx: Connection, job_id: str) -> Job:
         "lease_expires_at": sa.case((free, sa.null()), else_=jobs.c.lease_expires_at),
     }
     statement = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES)).values(values)
-    row = tx.execute(statement.returning(*COLUMNS)).one_or_none()
+    row = tx.execute(statement.returning(*WRITTEN)).one_or_none()
     if row is not None:
         cancelled, before = job_from(row), events.last(tx, job_id, "state")
         if before is None or before.data["state"] != cancelled.state:  # asked for again and again, it is told once

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from app import events
 from app.db import OPEN_STATES, checkpoints, jobs, now
 from app.errors import LeaseLost
-from app.jobs import COLUMNS, Job, Lease, Verdict, job_from, tell
+from app.jobs import WRITTEN, Job, Lease, Verdict, job_from, tell
 
 MAX_FAILURES = 3  # attempts that may crash before the job is given up
 BACKOFF_S = 10.0  # before the second retry; the first is made at once, for most often only the training process died
@@ -52,7 +52,7 @@ def claim(tx: Connection, *, worker: str, lease_s: float) -> Job | None:
             stage="starting",
             metrics={},
         )
-        .returning(*COLUMNS)
+        .returning(*WRITTEN)
     )
     row = tx.execute(statement).one_or_none()
     if row is None:
@@ -66,9 +66,10 @@ def claim(tx: Connection, *, worker: str, lease_s: float) -> Job | None:
     return job
 
 
-def holds(tx: Connection, lease: Lease) -> bool:
-    """Whether the lease is still good: the job runs, and on this attempt. A read; false also once it is cancelled."""
-    return tx.execute(sa.select(jobs.c.id).where(*_fence(lease))).one_or_none() is not None
+def check(tx: Connection, lease: Lease) -> None:
+    """``LeaseLost`` as ``renew``, without writing or locking anything: what was good here may be lost a moment later."""
+    if tx.execute(sa.select(jobs.c.id).where(*_fence(lease))).one_or_none() is None:
+        raise _lost(lease)
 
 
 def renew(tx: Connection, lease: Lease, *, lease_s: float) -> None:
@@ -89,12 +90,15 @@ def note(tx: Connection, lease: Lease, *, message: str, level: events.Level) -> 
 
 
 def save_checkpoint(tx: Connection, lease: Lease, *, number: int, state: bytes) -> None:
-    """Keeps the state for whoever resumes the job, and the one before it; ``LeaseLost`` as ``renew``."""
-    _fenced(tx, lease, last_progress_at=now())
+    """Keeps the state for whoever resumes the job, and the one before it; ``LeaseLost`` as ``renew``.
+
+    The job is locked only once the state is over there: a worker that is stopped while it sends megabytes holds nothing.
+    """
     own = {"job_id": lease.job_id, "attempt": lease.attempt, "number": number}
     # written already, if the answer to an earlier try was lost on its way
     tx.execute(sa.delete(checkpoints).filter_by(**own))
     tx.execute(sa.insert(checkpoints).values(**own, state=state, created_at=now()))
+    _fenced(tx, lease, last_progress_at=now())
     newest = _newest(lease.job_id).with_only_columns(checkpoints.c.attempt, checkpoints.c.number).limit(KEEP_CHECKPOINTS)
     keep = tx.execute(newest).all()
     kept = sa.or_(*(sa.and_(checkpoints.c.attempt == a, checkpoints.c.number == n) for a, n in keep))
@@ -147,7 +151,7 @@ def confirm_cancel(tx: Connection, lease: Lease) -> bool:
     """Ends a cancelling job whose worker has let go; false if it is not this attempt's to end."""
     mine = (jobs.c.id == lease.job_id, jobs.c.state == "cancelling", jobs.c.attempt == lease.attempt)
     ended = sa.update(jobs).where(*mine).values(state="cancelled", finished_at=now(), lease_expires_at=None, worker=None)
-    row = tx.execute(ended.returning(*COLUMNS)).one_or_none()
+    row = tx.execute(ended.returning(*WRITTEN)).one_or_none()
     if row is not None:
         tell(tx, job_from(row))
     return row is not None
@@ -161,11 +165,11 @@ def reap(tx: Connection) -> int:
     gone = jobs.c.lease_expires_at < now()
     over = {"finished_at": now(), "lease_expires_at": None, "worker": None}
     let_go = sa.update(jobs).where(_OPEN, jobs.c.state == "cancelling", gone).values(state="cancelled", **over)
-    cancelled = [job_from(row) for row in tx.execute(let_go.returning(*COLUMNS))]
+    cancelled = [job_from(row) for row in tx.execute(let_go.returning(*WRITTEN))]
     spent = sa.and_(jobs.c.state == "running", gone, jobs.c.failures + 1 >= MAX_FAILURES)
     error = f"its worker disappeared, the last of {MAX_FAILURES} attempts that crashed (out of memory, or the machine went away)"
     given_up = sa.update(jobs).where(_OPEN, spent).values(state="failed", failures=jobs.c.failures + 1, error=error, **over)
-    failed = [job_from(row) for row in tx.execute(given_up.returning(*COLUMNS))]
+    failed = [job_from(row) for row in tx.execute(given_up.returning(*WRITTEN))]
     for job in cancelled:
         tell(tx, job)
     for job in failed:
@@ -187,10 +191,14 @@ def _fence(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _fenced(tx: Connection, lease: Lease, **values: Any) -> Job:
-    row = tx.execute(sa.update(jobs).where(*_fence(lease)).values(**values).returning(*COLUMNS)).one_or_none()
+    row = tx.execute(sa.update(jobs).where(*_fence(lease)).values(**values).returning(*WRITTEN)).one_or_none()
     if row is None:
-        raise LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: it was cancelled, or its lease ran out and another worker has it")
+        raise _lost(lease)
     return job_from(row)
+
+
+def _lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: it was cancelled, or its lease ran out and another worker has it")
 
 
 def _newest(job_id: str) -> sa.Select[Any]:

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.wine import Floats
+from app.wine import Floats, Ints
 
 CELLS = 2**16  # resolution of u on the way out: 13 cells for one wine among 4,898
 EDGE_U = 1e-4  # u stays inside [EDGE_U, 1 - EDGE_U]: scores within +-3.72, as in training
 MAX_SPAN = 10**7  # ticks between the lowest and the highest value of a field; a density's residuals span 200,000 at most
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def dataset(tx: Connection, model_id: str, lineage: Mapping[str, Any]) -> Datase
     return found
 
 
-def rows(tx: Connection, found: Dataset, lineage: Mapping[str, Any]) -> Split:
-    """Those of the dataset that a model of this lineage was trained on, and those that it never saw."""
+def rows(content: bytes, lineage: Mapping[str, Any]) -> Split:
+    """Those of the dataset's canonical CSV that a model of this lineage was trained on, and those that it never saw."""
     params = lineage["params"]
-    return split(read_csv(datasets.content(tx, found.id)).wines, holdout=params["holdout"], seed=params["split_seed"])
+    return split(read_csv(content).wines, holdout=params["holdout"], seed=params["split_seed"])

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from app.cells import PART, SHOWN, TEXT, TYPED, Cells, Table, read
+from app.cells import PART, SHOWN, TEXT, TYPED, Cells, Table, tables_of
 from app.errors import Fault, InvalidInput, TooLarge
 from app.formats import ARROW, CSV, NDJSON, PARQUET
 from app.wine import COLUMNS, NAMES, Wines, concatenate
@@ -27,11 +27,11 @@ _NOT_TEXT = {  # what people send as CSV
 
 def read_csv(data: bytes) -> Table:
     """The whole table in these bytes, as ``parts`` reads CSV."""
-    found = list(parts(io.BytesIO(data), CSV))
-    if not found:
+    read = list(parts(io.BytesIO(data), CSV))
+    if not read:
         none = np.zeros(0, dtype=np.int64)
         return Table(Wines(np.zeros((0, len(COLUMNS)), dtype=np.int32), none, none.astype(np.bool_)), 0)
-    return Table(concatenate([part.wines for part in found]), sum(part.snapped for part in found))
+    return Table(concatenate([part.wines for part in read]), sum(part.snapped for part in read))
 
 
 def parts(file: BinaryIO, media_type: str, *, most: int = MAX_ROWS) -> Iterator[Table]:
@@ -56,7 +56,7 @@ def _csv(file: BinaryIO, most: int) -> Iterator[Table]:
         for line, cells in numbered:
             yield line, [cells[place].strip() for place in places] if len(cells) == len(NAMES) else cells
 
-    return read(_at_most(rows(), most), "line", TEXT)
+    return tables_of(_at_most(rows(), most), "line", TEXT)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
@@ -109,7 +109,7 @@ def _ndjson(file: BinaryIO, most: int) -> Iterator[Table]:
             if text.strip():
                 yield line, _cells(line, text)
 
-    return read(_at_most(rows(), most), "line", TYPED)
+    return tables_of(_at_most(rows(), most), "line", TYPED)
 
 
 def _cells(line: int, text: bytes) -> Cells:
@@ -135,7 +135,7 @@ def _parquet(file: BinaryIO, most: int) -> Iterator[Table]:
         _check_schema(opened.schema_arrow)
         if opened.metadata.num_rows > most:
             raise _too_many(most)
-        yield from read(_arrow_rows(opened.iter_batches(PART, columns=list(NAMES)), most), "row", TYPED)
+        yield from tables_of(_arrow_rows(opened.iter_batches(PART, columns=list(NAMES)), most), "row", TYPED)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"expected Parquet, found a file that is not, or is damaged: {str(error)[:200]}") from error
 
@@ -150,7 +150,7 @@ def _arrow(file: BinaryIO, most: int) -> Iterator[Table]:
         file.seek(0)
         with pa.ipc.open_stream(file) as reader:
             _check_schema(reader.schema)
-            yield from read(_arrow_rows(reader, most), "row", TYPED)
+            yield from tables_of(_arrow_rows(reader, most), "row", TYPED)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"expected an Arrow stream, found one that is not, or is damaged: {str(error)[:200]}") from error
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Ticks = NDArray[np.int32]
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

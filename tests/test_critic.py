@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from app import codec
 from app.bundle import CRITIC, GENERATOR, Bundle, unpack
 from app.errors import BundleInvalid
+from app.gate import GATE
 from app.inference import session
 from app.sampler import Condition, Sampler
 from app.scorer import Scorer
@@ -30,7 +31,7 @@ Judge = Callable[[Wines], Floats]
 @pytest.fixture(scope="module")
 def model(starter_wines: Wines) -> Bundle:
     """A tiny GAN's bundle, trained on nearly a thousand wines, with no autoencoder beside it that knows better."""
-    return unpack(work(assignment(starter_wines.take(slice(0, 1000)), autoencoder=False, holdout=0.02), Silent()))
+    return unpack(work(assignment(starter_wines.take(slice(0, 1000)), autoencoder=False, holdout=0.06), Silent()))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,13 @@ def p_real(scorer: Scorer, wines: Wines) -> Floats:
 def auc(scorer: Scorer, real: Wines, other: Wines) -> float:
     """How well the critic tells them apart."""
     return float(roc_auc_score(np.repeat([1, 0], [len(real), len(other)]), np.r_[p_real(scorer, real), p_real(scorer, other)]))
+
+
+def test_the_report_of_a_job_has_all_that_the_gate_compares_and_a_word_on_both_judges(model: Bundle) -> None:
+    report = model.manifest.report
+    assert {measure.name for measure in GATE} <= set(report.measures)
+    assert all(report.measures[measure.name].spread is not None for measure in GATE)
+    assert set(report.judges) == {"discriminator", "critic"}
 
 
 def test_wines_with_a_density_of_1_05_are_called_unreal(scorer: Scorer, unseen: Wines) -> None:

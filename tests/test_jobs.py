@@ -138,6 +138,7 @@ ZOMBIE_WRITES: dict[str, Callable[[Connection, Lease], object]] = {
     "fail": lambda tx, lease: leases.fail(tx, lease, error="stale", retry=False),
     "release": lambda tx, lease: leases.release(tx, lease, reason="stale"),
     "note": lambda tx, lease: leases.note(tx, lease, message="stale", level="info"),
+    "check": leases.check,
 }
 
 
@@ -158,7 +159,6 @@ def test_a_zombie_can_write_nothing(db: Database, write: Callable[[Connection, L
         job = jobs.get(tx, zombie.id)
         assert (job.state, job.attempt, job.progress, job.model_id, job.error) == ("running", 2, 0.0, None, None)
         assert leases.last_checkpoint(tx, job.id) is None
-        assert not leases.holds(tx, zombie.lease)
 
 
 def test_renewing_prolongs_the_lease(db: Database) -> None:
@@ -337,8 +337,8 @@ def test_an_abandoned_job_is_cancelled_at_once(db: Database) -> None:
     with db.write() as tx:
         assert jobs.cancel(tx, job.id).state == "cancelled"
 
-    with db.read() as tx:
-        assert not leases.holds(tx, job.lease)
+    with pytest.raises(LeaseLost), db.read() as tx:
+        leases.check(tx, job.lease)
 
 
 def test_a_checkpoint_whose_answer_was_lost_may_be_written_again(db: Database) -> None:

@@ -64,8 +64,8 @@ def classifier(few_wines: Wines) -> Finished:
 
 @pytest.fixture(scope="module")
 def fewest(few_wines: Wines) -> Wines:
-    """Two dozen of each type: where none is held out all are measured, and so few ask for no detectives."""
-    return few_wines.take(np.concatenate([np.flatnonzero(few_wines.red == red)[:24] for red in (False, True)]))
+    """Forty of each type: where none is held out half of all is measured against the other, which is enough for that, and too few for detectives."""
+    return few_wines.take(np.concatenate([np.flatnonzero(few_wines.red == red)[:40] for red in (False, True)]))
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +339,8 @@ def test_without_holdout_the_report_is_in_sample_and_says_so(adopted: Finished) 
     assert manifest.report.notes[0] == "no row was held out: measured on the training rows themselves, so it flatters the model"
     assert manifest.calibrations["discriminator"].in_sample
     assert not manifest.calibrations["critic"].in_sample  # it holds out wines of its own
-    assert (manifest.lineage.train_rows, manifest.lineage.holdout_rows) == (48, 0)
+    assert (manifest.lineage.train_rows, manifest.lineage.holdout_rows) == (80, 0)
+    assert {"spearman_gap", "coverage"} <= set(manifest.report.measures)
 
 
 def test_with_a_holdout_the_report_is_about_rows_that_training_never_saw(tiny: Bundle) -> None:

@@ -18,12 +18,13 @@ import psutil
 import pytest
 import sqlalchemy as sa
 from safetensors.torch import load
+from sqlalchemy.engine import Connection
 
 from app import datasets, events, jobs, leases, registry
-from app.bundle import DCR, unpack
+from app.bundle import DCR, Bundle, unpack
 from app.db import Database
-from app.errors import Deleted
-from app.jobs import Job, Request
+from app.errors import Deleted, LeaseLost
+from app.jobs import Job, Request, Verdict
 from app.params import resolve
 from app.sampler import Condition, Sampler
 from app.settings import Settings
@@ -35,7 +36,7 @@ from worker.supervisor import Supervisor
 FEW_WINES = b"".join((Path(datasets.__file__).parent / "starter" / datasets.STARTER_FILE).read_bytes().splitlines(keepends=True)[:241])
 LEASE_S = 2.0
 SEED = 3
-STEPS = 2_000
+STEPS = 3_000
 LONG_STEPS = 100_000
 STALL_S = 20.0  # longer than a training takes to say its first word on a slow machine
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # what is said of processes, not of databases
@@ -123,20 +124,25 @@ def is_locked(file: Path) -> bool:
     return False
 
 
-def freeze_in_a_write(process: subprocess.Popen[bytes], db: Database) -> None:
-    """Stops it in the middle of a write: PostgreSQL then keeps for it what it has locked."""
-    held = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction' AND backend_xid IS NOT NULL"
+def freeze_in_a_write(process: subprocess.Popen[bytes], db: Database, *, where: str) -> None:
+    """Stops it in the middle of a write on PostgreSQL, at a place that its connection's row in ``pg_stat_activity`` shows."""
+    others = sa.text("datname = current_database() AND pid <> pg_backend_pid()")
+    there = sa.select(sa.func.count()).select_from(sa.text("pg_stat_activity")).where(others, sa.text(where))
 
-    def holds() -> bool:
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(0.02)  # what is on its way to the server arrives there
+    def is_there() -> bool:
         with db.read() as tx:
-            if tx.scalar(sa.text(held)):
-                return True
-        process.send_signal(signal.SIGCONT)
-        return False
+            return bool(tx.scalar(there))
 
-    wait_for(holds)
+    def stopped_there() -> bool:
+        process.send_signal(signal.SIGSTOP)
+        for pause in (0.02, 0.3):  # and still there when all that was on its way has arrived
+            time.sleep(pause)
+            if not is_there():
+                process.send_signal(signal.SIGCONT)
+                return False
+        return True
+
+    wait_for(stopped_there)
 
 
 def lines(db: Database, job: Job) -> list[str]:
@@ -234,19 +240,51 @@ def test_a_stopped_worker_that_wakes_after_its_lease_can_write_nothing(db: Datab
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # where who writes locks rows, not all of it
-def test_a_worker_that_is_stopped_in_the_middle_of_a_write_does_not_keep_its_job_from_others(db: Database, workers: Workers) -> None:
-    job = enqueue(db, steps=LONG_STEPS)
+@pytest.mark.parametrize(
+    "where",
+    ["state = 'idle in transaction' AND backend_xid IS NOT NULL", "state = 'active' AND wait_event = 'ClientRead'"],
+    ids=["between two statements", "while it sends a long value"],
+)
+def test_a_worker_that_is_stopped_in_the_middle_of_a_write_does_not_keep_its_job_from_others(db: Database, workers: Workers, where: str) -> None:
+    job = enqueue(db, steps=LONG_STEPS, hidden=256)  # so that a checkpoint is more than a socket holds
     zombie = workers.start(CUVEE_CHECKPOINT_INTERVAL_S="0")
     wait_until_training(db, job)
-    freeze_in_a_write(zombie, db)
+    zombies_child = child_of(zombie)
+    freeze_in_a_write(zombie, db, where=where)
 
-    heir = workers.start()
+    heir = workers.start(CUVEE_LEASE_S="60")
 
     wait_for(lambda: read(db, job).attempt == 2)
     zombie.send_signal(signal.SIGCONT)
-    wait_for(lambda: read(db, job).metrics)
+    wait_for(lambda: not zombies_child.is_running())  # it understood, and ended its training
     assert zombie.poll() is None
     assert (read(db, job).worker or "").endswith(f":{heir.pid}")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_model_that_was_long_on_its_way_is_not_registered_beside_the_one_that_another_made_of_the_job_meanwhile(
+    db: Database, tiny: Bundle, tiny_bundle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = enqueue(db)
+    supervisor = Supervisor(db, Settings(database_url=db.url.render_as_string(hide_password=False)), name="late", stop=Event())
+    with db.write() as tx:
+        late = leases.claim(tx, worker="late", lease_s=-1.0)
+    publish = registry.publish
+
+    def others_first(tx: Connection, bundle: Bundle, data: bytes, *, job_id: str | None) -> None:
+        with db.write() as other:
+            heir = leases.claim(other, worker="heir", lease_s=600)
+            assert heir is not None
+            publish(other, bundle, data, job_id=job_id)
+            leases.finish(other, heir.lease, model_id=bundle.id, verdict=Verdict(False, ""))
+        publish(tx, bundle, data, job_id=job_id)
+
+    monkeypatch.setattr(registry, "publish", others_first)
+    assert late is not None
+    with pytest.raises(LeaseLost):
+        supervisor._publish(late, tiny_bundle)
+
+    assert (read(db, job).state, models_of(db, job)) == ("succeeded", [tiny.id])
 
 
 def test_cancelling_stops_a_running_job_within_five_seconds(db: Database, workers: Workers) -> None:

@@ -1,4 +1,4 @@
-"""A trained model -> its report, and its discriminator's calibration, on rows that it pours exactly as the API will pour them."""
+"""A trained model -> its report, and its discriminator's calibration; of one that pours, on rows poured exactly as the API will pour them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ from worker.evaluate.reconstruction import reconstruction
 from worker.nets import Classifier, Panel
 from worker.training import Autoencoder, Trained
 
-REPORT_SEED = 2**62 + 1  # noise that no request is likely to ask for, nor the pipeline itself
-NEGATIVES_SEED = 2**62 + 3
-SPEED_SEED = 2**62 + 4
+# tables that no request is likely to ask for, each for one purpose
+RECALIBRATION_SEED, REPORT_SEED, CRITIC_SEED, NEGATIVES_SEED, SPEED_SEED = range(2**62, 2**62 + 5)
 SPEED_ROWS = 16 * BLOCK
 CHUNK = 8 * BLOCK  # rows through a network at once
 
 
-def measured(
+def measure(
     manifest: Manifest,
     sampler: Sampler,
     trained: Trained,
@@ -40,8 +39,8 @@ def measured(
     fitted: codec.Codec,
     progress: Callable[[float], None],
 ) -> Manifest:
-    """The manifest with its report and its discriminator's calibration."""
-    generated = poured(sampler, REPORT_SEED, evaluate.REPEATS * len(rows.train))
+    """The manifest with its report and its discriminator's calibration; ``progress`` hears the share that is done, 0 to 1."""
+    generated = pour(sampler, REPORT_SEED, evaluate.REPEATS * len(rows.train))
     real = rows.holdout if len(rows.holdout) else rows.train
     judges: dict[str, evaluate.Judge] = {}
     calibrations = dict(manifest.calibrations)
@@ -50,7 +49,7 @@ def measured(
         logits = [judges["discriminator"].logits(wines) for wines in (real, generated)]
         calibrations["discriminator"] = evaluate.calibrate(*logits, in_sample=len(rows.holdout) == 0)
     if criticism is not None:
-        others = critic.unseen_negatives(real, rows.train, partial(poured, sampler, NEGATIVES_SEED), seed=NEGATIVES_SEED)
+        others = critic.unseen_negatives(real, rows.train, partial(pour, sampler, NEGATIVES_SEED), seed=NEGATIVES_SEED)
         judges["critic"] = evaluate.Judge(partial(_logits, criticism.critic, fitted), criticism.calibration, others)
     report = evaluate.report(generated, rows, judges, progress)
     notes = report.notes
@@ -67,7 +66,7 @@ def measured(
     return manifest.model_copy(update={"report": report, "calibrations": calibrations})
 
 
-def unpoured(manifest: Manifest, trained: Trained, *, rows: Split, fitted: codec.Codec, progress: Callable[[float], None]) -> Manifest:
+def measure_classifier(manifest: Manifest, trained: Trained, *, rows: Split, fitted: codec.Codec, progress: Callable[[float], None]) -> Manifest:
     """The manifest of a model that pours nothing, with the report of its classifier where it has one."""
     if trained.classifier is None:
         report = manifest.report.model_copy(update={"notes": [f"method {manifest.method!r} neither generates wines nor rates them: nothing was measured"]})
@@ -76,7 +75,7 @@ def unpoured(manifest: Manifest, trained: Trained, *, rows: Split, fitted: codec
     return manifest.model_copy(update={"report": report.model_copy(update={"findings": report.findings | trained.findings})})
 
 
-def poured(sampler: Sampler, seed: int, n: int) -> Wines:
+def pour(sampler: Sampler, seed: int, n: int) -> Wines:
     """The first ``n`` rows of a table of the model, poured exactly as the API will pour them."""
     return sampler.wines(Condition(), seed=seed, offset=0, n=max(n, 1)).take(slice(n))
 
@@ -84,7 +83,7 @@ def poured(sampler: Sampler, seed: int, n: int) -> Wines:
 def _qualities(classifier: Classifier, fitted: codec.Codec, wines: Wines) -> Floats:
     """The probability that the classifier gives to each score from 0 to 10, (rows, 11)."""
     inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.neutral_condition(wines.red))
-    return outputs(lambda fields, neutral: classifier.cpu()(fields, neutral).softmax(1), *inputs)
+    return forward(lambda fields, neutral: classifier.cpu()(fields, neutral).softmax(1), *inputs)
 
 
 def _confidence(classifier: Classifier, fitted: codec.Codec, wines: Wines) -> float:
@@ -100,24 +99,24 @@ def _reconstructed(autoencoder: Autoencoder, fitted: codec.Codec, wines: Wines) 
         uniform: Tensor = ndtr(autoencoder.decoder(autoencoder.encoder(fields, condition), condition))
         return uniform
 
-    u = outputs(through, fields, condition).astype(np.float32)
+    u = forward(through, fields, condition).astype(np.float32)
     return Wines(codec.Decoder(fitted)(u, wines.red), wines.quality, wines.red)
 
 
 def _rows_per_cpu_s(sampler: Sampler) -> float:
-    poured(sampler, SPEED_SEED, BLOCK)  # the first block also builds tables
+    pour(sampler, SPEED_SEED, BLOCK)  # the first block also builds tables
     start = time.process_time()
-    poured(sampler, SPEED_SEED, SPEED_ROWS)
+    pour(sampler, SPEED_SEED, SPEED_ROWS)
     return round(SPEED_ROWS / (time.process_time() - start), 1)
 
 
 def _logits(judge: Panel | Critic, fitted: codec.Codec, wines: Wines) -> Floats:
     inputs = torch.from_numpy(fitted.scores(wines)), torch.from_numpy(codec.condition(wines.quality, wines.red))
-    return outputs(judge.cpu(), *inputs)
+    return forward(judge.cpu(), *inputs)
 
 
 @torch.no_grad()
-def outputs(net: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Floats:
+def forward(net: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Floats:
     """The outputs of a network over all rows, ``CHUNK`` at a time, as float64."""
     parts = [net(a, b) for a, b in zip(torch.split(first, CHUNK), torch.split(second, CHUNK), strict=True)]
     return torch.cat(parts).double().numpy()

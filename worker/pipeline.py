@@ -43,7 +43,7 @@ from worker import critic, evaluate, export
 from worker.assignment import Assignment
 from worker.checkpoint import CheckpointUnusable, weights
 from worker.critic import Criticism
-from worker.measuring import measured, outputs, poured, unpoured
+from worker.measuring import CRITIC_SEED, RECALIBRATION_SEED, forward, measure, measure_classifier, pour
 from worker.methods import find
 from worker.nets import Source
 from worker.training import Level, Metrics, Stopped, Trained, TrainingRefused, TrainingSet
@@ -56,8 +56,6 @@ TRAINING_SHARE = 0.9  # of the progress bar; the rest is export and report
 CRITIC_FROM, MEASURING_FROM, MEASURING_UNTIL = 0.91, 0.94, 0.99
 RECALIBRATION_DRAWS = 20  # generated rows for each training row
 RECALIBRATION_ROWS = 200_000  # in all, at most
-RECALIBRATION_SEED = 2**62  # noise that no request is likely to ask for
-CRITIC_SEED = 2**62 + 2  # the report's rows are new to the critic
 STEADIER = "a lower learning rate is steadier, and for a GAN the loss 'r3gan' with its gamma"
 
 
@@ -140,13 +138,13 @@ def work(assignment: Assignment, watcher: Watcher) -> bytes:
 
     if trained.source is None and trained.pool is None:
         measuring(0.0)
-        return pack(unpoured(manifest, trained, rows=rows, fitted=fitted, progress=measuring), parts)
+        return pack(measure_classifier(manifest, trained, rows=rows, fitted=fitted, progress=measuring), parts)
     sampler = Sampler(Bundle("draft", "draft", manifest, parts))
-    criticism = critic.train(rows.train, partial(poured, sampler, CRITIC_SEED), fitted, seed=assignment.seed, progress=criticising)
+    criticism = critic.train(rows.train, partial(pour, sampler, CRITIC_SEED), fitted, seed=assignment.seed, progress=criticising)
     if criticism is not None:
         manifest, parts = _criticised(manifest, parts, criticism)
     measuring(0.0)
-    return pack(measured(manifest, sampler, trained, criticism, rows=rows, fitted=fitted, progress=measuring), parts)
+    return pack(measure(manifest, sampler, trained, criticism, rows=rows, fitted=fitted, progress=measuring), parts)
 
 
 def _check_finite(values: Metrics, step: int) -> None:
@@ -193,7 +191,7 @@ def _recalibrated(fitted: codec.Codec, source: Source, train: Wines) -> codec.Co
     drawn = noise.draw(RECALIBRATION_SEED, 0, math.ceil(draws / BLOCK) * BLOCK, dims=source.latent)
     red, quality = draw_labels(label_counts(_labels(train)), drawn.uniform)
     inputs = torch.from_numpy(drawn.latent), torch.from_numpy(codec.condition(quality, red))
-    return fitted.recalibrated(outputs(lambda z, c: ndtr(source(z, c)), *inputs), red)
+    return fitted.recalibrated(forward(lambda z, c: ndtr(source(z, c)), *inputs), red)
 
 
 def _parts(trained: Trained) -> dict[str, bytes]:

@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from app.codec import Codec, neutral_condition
-from app.wine import QUALITY_RANGE, TYPES, Floats, Wines
+from app.wine import QUALITY_RANGE, TYPES, Floats, Ints, Wines
 from worker.nets import Classifier
-
-Ints = NDArray[np.int64]
 
 LABELS = (len(TYPES), QUALITY_RANGE[1] + 1)
 LEAST_SHARE = 1 / 200  # of a pool, for each label: in the training mix alone a quality of five wines would be eight rows of 10,000, poured again and again

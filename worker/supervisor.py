@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeVar, cast
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from app import datasets, gate, leases, registry, retention
 from app.bundle import CLASSIFIER_WEIGHTS, unpack
@@ -206,14 +207,19 @@ class Supervisor:
         bundle = unpack(data)
 
         def publish(tx: Connection) -> list[str]:
+            leases.check(tx, job.lease)
+            registry.publish(tx, bundle, data, job_id=job.id)  # before anything is locked, for it is long on its way
             verdict = gate.judge(tx, bundle, job.promote)
             leases.finish(tx, job.lease, model_id=bundle.id, verdict=verdict)
-            registry.publish(tx, bundle, data, job_id=job.id)
             if verdict.promoted:
                 registry.point(tx, gate.contested(bundle), bundle.id, reason=verdict.reason, by=f"job {job.id}")
             return retention.prune(tx, keep=self._settings.keep_models)
 
-        dropped = self._insist(publish)
+        try:
+            dropped = self._insist(publish)
+        except IntegrityError:
+            self._check(job.lease)  # another may have finished the job while ours was on its way
+            raise
         log.info("job %s: registered as model %s%s", job.id, bundle.id, f"; deleted the oldest: {', '.join(dropped)}" if dropped else "")
 
     def _fail(self, job: Job, error: str) -> None:
@@ -224,8 +230,7 @@ class Supervisor:
         """``LeaseLost`` if the job was cancelled or taken over; cheap enough to ask every second."""
         # without an answer there is no news: renewing the lease is what insists on one
         with suppress(*UNAVAILABLE), self._db.read() as tx:
-            if not leases.holds(tx, lease):
-                raise LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: cancelled, or taken over")
+            leases.check(tx, lease)
 
     def _insist(self, write: Callable[[Connection], Result]) -> Result:
         """The result of one write transaction, tried again while the database is away, but not past the lease."""

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AfterValidator, Field
 
 from app import aliases, registry
 from app.aliases import Action, Alias
 from app.api.answers import REVALIDATE
 from app.api.bodies import takes_json
-from app.api.schemas import Name, Page, Printable, Request, View
+from app.api.schemas import Asked, Name, Page, Printable, View
 from app.api.services import UseServices
 from app.errors import Conflict, Fault, InvalidInput
 
@@ -39,7 +38,7 @@ NewAlias = Annotated[
 ]
 
 
-class Change(Request):
+class Change(Asked):
     """Who changes something, and why."""
 
     reason: Printable | None = Field(None, max_length=1000)
@@ -82,7 +81,7 @@ class AliasHistory(AliasView):
     history: list[ChangeView]
 
 
-def author(named: str | None, request: HttpRequest) -> str:
+def author(named: str | None, request: Request) -> str:
     """Who asks for a change, as the history calls them."""
     return named or f"a caller at {request.client.host if request.client else 'an unknown address'}"
 
@@ -91,7 +90,7 @@ def author(named: str | None, request: HttpRequest) -> str:
 class Caller:
     """Who asks for a change, and the version that they saw; None where they don't say."""
 
-    request: HttpRequest
+    request: Request
     version: int | None
 
     def name(self, given: str | None) -> str:
@@ -99,7 +98,7 @@ class Caller:
         return author(given, self.request)
 
 
-async def caller(request: HttpRequest) -> Caller:
+async def caller(request: Request) -> Caller:
     """Whoever sends this request; ``InvalidInput`` for an ``If-Match`` that is no alias's tag."""
     given = request.headers.get("if-match")
     if given is None:
@@ -113,7 +112,7 @@ async def caller(request: HttpRequest) -> Caller:
 UseCaller = Annotated[Caller, Depends(caller)]
 
 
-async def takes_json_or_nothing(request: HttpRequest) -> None:
+async def takes_json_or_nothing(request: Request) -> None:
     """``UnsupportedMediaType`` for a body that does not say that it is JSON."""
     if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
         await takes_json(request)

@@ -1,4 +1,4 @@
-"""What a condition would cost: told beforehand by ``POST /samples/check``, and the reason why ``GET /samples`` refuses what costs too much."""
+"""What may be asked of rows, and what that would cost: told by ``POST /samples/check``, and the reason why ``GET /samples`` refuses what costs too much."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import time
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, ClassVar, Literal
 
-from fastapi import APIRouter, Depends
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, create_model
 from starlette.concurrency import run_in_threadpool
 
-from app import noise, provenance
+from app import datasets, noise, provenance
 from app.api.bodies import takes_json
-from app.api.schemas import Name, Quality, Request, Type
+from app.api.schemas import Asked, Name, Quality, Type
 from app.api.services import Services, UseServices, authorised
 from app.cellar import OpenModel
 from app.dcr import MAX_DCR
@@ -28,7 +27,7 @@ router = APIRouter(tags=["samples"])
 ROUNDING = 1e-6  # ticks
 
 
-class Conditions(Request):
+class Conditions(Asked):
     """What rows must be."""
 
     _place: ClassVar[str] = "query"
@@ -103,7 +102,7 @@ class CheckView(BaseModel):
 
 
 @router.post("/samples/check", dependencies=[Depends(takes_json)])
-async def check(asked: CheckRequest, request: HttpRequest, use: UseServices) -> CheckView:
+async def check(asked: CheckRequest, request: Request, use: UseServices) -> CheckView:
     """What a sample under these conditions would cost and rest on, before it is asked for; nothing is poured."""
     limit = None if authorised(request, use.settings) else use.settings.max_rows
     served = await use.open(asked.model)
@@ -199,7 +198,7 @@ def _training_rows(use: Services, model: OpenModel, condition: Condition) -> tup
     lineage = model.bundle.manifest.lineage.model_dump()
     try:
         with use.db.read() as tx:
-            rows = provenance.rows(tx, provenance.dataset(tx, model.bundle.id, lineage), lineage)
+            content = datasets.content(tx, provenance.dataset(tx, model.bundle.id, lineage).id)
     except (NotFound, Conflict, DatasetDamaged) as error:
         return None, error.detail
-    return int(condition.holds(rows.train).sum()), None
+    return int(condition.holds(provenance.rows(content, lineage).train).sum()), None

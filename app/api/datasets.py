@@ -6,8 +6,7 @@ import hashlib
 from datetime import datetime
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Query, Response
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
@@ -15,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from app import datasets, idempotency, uploads
 from app.api.bodies import TABLES, check_type, spooled
 from app.api.idempotency import REPLAYED, GivenKey, say
-from app.api.schemas import Name, Page, Printable, Request, View
+from app.api.schemas import Asked, Name, Page, Printable, View
 from app.api.services import Services, UseServices, warning_header
 from app.datasets import Dataset
 from app.errors import Conflict, NotFound
@@ -27,13 +26,13 @@ from app.wine import NAMES
 router = APIRouter(tags=["datasets"])
 
 
-class NewDataset(Request):
+class NewDataset(Asked):
     """What an upload says beside its bytes."""
 
     name: Printable = Field("upload", max_length=200)
 
 
-class DeleteDataset(Request):
+class DeleteDataset(Asked):
     """How much a deletion may break."""
 
     force: bool = Field(False, description="also where jobs and models refer to it; their rows can't be shown or trained on any more")
@@ -76,7 +75,7 @@ def show_dataset(dataset_id: Name, use: UseServices) -> DatasetView:
 
 
 @router.post("/datasets", status_code=201, openapi_extra=_BODY, responses=_UPLOADED)
-async def upload_dataset(request: HttpRequest, response: Response, asked: Annotated[NewDataset, Query()], use: UseServices, key: GivenKey) -> DatasetView:
+async def upload_dataset(request: Request, response: Response, asked: Annotated[NewDataset, Query()], use: UseServices, key: GivenKey) -> DatasetView:
     """Stores a table of the 13 columns (CSV, NDJSON, Parquet, Arrow); its `id` is what `POST /train` takes as `dataset`.
 
     The same rows in the same order have the same id, whatever they came in: uploaded again they are answered with 200

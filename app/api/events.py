@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Response
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
 from app import events, jobs
 from app.api.answers import REVALIDATE, conditional, media_type_of
-from app.api.schemas import Name, Request
+from app.api.schemas import Asked, Name
 from app.api.services import UseServices
 from app.db import OPEN_STATES
 from app.errors import Fault, InvalidInput
@@ -29,7 +28,7 @@ FORMATS = {"json": JSON, "csv": CSV}
 EventNumber = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class MetricsQuery(Request):
+class MetricsQuery(Asked):
     """How to write the curves."""
 
     format: Literal["json", "csv"] | None = Field(None, description="none: as the Accept header asks, else JSON")
@@ -116,7 +115,7 @@ async def watch_job(job_id: Name, after: Annotated[int, Depends(_after)], use: U
 
 
 @router.get("/jobs/{job_id}/metrics", responses=_POINTS, response_class=Response)
-def show_metrics(job_id: Name, asked: Annotated[MetricsQuery, Query()], request: HttpRequest, use: UseServices) -> Response:
+def show_metrics(job_id: Name, asked: Annotated[MetricsQuery, Query()], request: Request, use: UseServices) -> Response:
     """The curves of a job's training, a point for each thousandth of the work at most, while it runs and for ever after; as CSV a column for each value.
 
     Work that a later attempt did again is not in it twice.

@@ -7,17 +7,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Response
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, computed_field, field_validator
 from starlette.responses import StreamingResponse
 
-from app import provenance, registry, retention
+from app import datasets, provenance, registry, retention
 from app.api.aliases import Change, author
 from app.api.answers import FOR_EVER, REVALIDATE, conditional, media_type_of, tag_of, unchanged
 from app.api.report_page import render
 from app.api.samples import FORMATS, STREAM_ABOVE
-from app.api.schemas import ROW_SCHEMA, Format, Name, Page, ReportLineage, ReportView, Request, VerdictView, View
+from app.api.schemas import ROW_SCHEMA, Asked, Format, Name, Page, ReportLineage, ReportView, VerdictView, View
 from app.api.services import UseServices
 from app.bundle import FORMAT, Measure, digest
 from app.errors import BundleInvalid, Conflict
@@ -74,13 +73,13 @@ class ModelView(_ModelHead):
         return f"/models/{self.id}/bundle"
 
 
-class ReportQuery(Request):
+class ReportQuery(Asked):
     """How a report is shown."""
 
     format: Literal["json", "html"] | None = Field(None, description="none: as the Accept header asks, else JSON")
 
 
-class RowsQuery(Request):
+class RowsQuery(Asked):
     """Which of the real rows behind a model."""
 
     part: Literal["train", "holdout"] = Field("holdout", description="what it was trained on, or what its report was measured on")
@@ -112,7 +111,7 @@ def show_model(name: Name, use: UseServices) -> ModelView:
 
 
 @router.delete("/models/{name}", status_code=204)
-def delete_model(name: Name, asked: Annotated[Change, Query()], request: HttpRequest, use: UseServices) -> None:
+def delete_model(name: Name, asked: Annotated[Change, Query()], request: Request, use: UseServices) -> None:
     """Deletes a model for good: who asks for it later is told when, by whom and why (410), and so are its job and the history of aliases.
 
     Refused (409) while an alias stands for it, while a job that is not over starts from it, and for the starter model of
@@ -123,7 +122,7 @@ def delete_model(name: Name, asked: Annotated[Change, Query()], request: HttpReq
 
 
 @router.get("/models/{name}/report", responses=_REPORT, response_class=Response)
-def show_report(name: Name, asked: Annotated[ReportQuery, Query()], request: HttpRequest, use: UseServices) -> Response:
+def show_report(name: Name, asked: Annotated[ReportQuery, Query()], request: Request, use: UseServices) -> Response:
     """The whole report of a model as JSON, or as a page to read: `format=html`, or what a browser asks for by itself."""
     media_type = media_type_of(request, asked.format, REPORT_FORMATS)
     with use.db.read() as tx:
@@ -135,7 +134,7 @@ def show_report(name: Name, asked: Annotated[ReportQuery, Query()], request: Htt
 
 
 @router.get("/models/{name}/bundle", responses=_BUNDLE, response_class=Response)
-def download_bundle(name: Name, request: HttpRequest, use: UseServices) -> Response:
+def download_bundle(name: Name, request: Request, use: UseServices) -> Response:
     """The model itself: ONNX graphs and a JSON manifest in a zip. Its `ETag` is its SHA-256."""
     with use.db.read() as tx:
         model = registry.get(tx, name)
@@ -151,7 +150,7 @@ def download_bundle(name: Name, request: HttpRequest, use: UseServices) -> Respo
 
 
 @router.get("/models/{name}/rows", responses=_ROWS, response_class=Response)
-def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: HttpRequest, use: UseServices) -> Response:
+def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: Request, use: UseServices) -> Response:
     """The real rows that a model was trained on, or those that it never saw and its report was measured on (where a wine counts once)."""
     media_type = media_type_of(request, asked.format, FORMATS)
     with use.db.read() as tx:
@@ -163,7 +162,8 @@ def show_rows(name: Name, asked: Annotated[RowsQuery, Query()], request: HttpReq
     if (known := unchanged(request, headers)) is not None:
         return known
     with use.db.read() as tx:
-        halves = provenance.rows(tx, dataset, model.lineage)
+        content = datasets.content(tx, dataset.id)
+    halves = provenance.rows(content, model.lineage)
     rows = halves.train if asked.part == "train" else halves.holdout
     if len(rows) == 0:
         raise Conflict(f"model {model.id} held no rows out: its report was measured on its training rows, part=train")

@@ -1,4 +1,4 @@
-"""What several calls take or answer, typed; what one call alone takes or answers stands beside its handler."""
+"""What several modules take or answer, typed; all else that goes over the wire stands beside its handler."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Name = Annotated[Printable, Field(max_length=64)]
 Format = Literal["json", "ndjson", "csv", "parquet", "arrow"]
 
 
-class Request(BaseModel):
-    """Unknown names are errors everywhere."""
+class Asked(BaseModel):
+    """What a client asks; unknown names are errors everywhere."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Page(Request):
+class Page(Asked):
     """Which part of a list."""
 
     limit: int = Field(50, ge=1, le=MAX_PAGE)
@@ -46,7 +46,7 @@ _ROW_FIELDS: dict[str, Any] = {
 }
 Row = TypedDict("Row", _ROW_FIELDS)  # type: ignore[misc]  # a third faster to read than an object of a class
 Row.__doc__ = "A wine: 11 measurements, its score and its type."
-Row.__pydantic_config__ = Request.model_config  # type: ignore[attr-defined]
+Row.__pydantic_config__ = Asked.model_config  # type: ignore[attr-defined]
 ROW_SCHEMA = TypeAdapter(Row).json_schema()
 
 _measured = itemgetter(*MEASUREMENTS)

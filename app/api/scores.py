@@ -9,8 +9,7 @@ from io import SEEK_END
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
-from fastapi import APIRouter, Depends, Response
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, FailFast, Field, ValidationError
 from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +20,7 @@ from app.api import queries
 from app.api.answers import media_type_of
 from app.api.bodies import JSON_TYPES, TABLES, check_type, spooled
 from app.api.samples import FORMATS
-from app.api.schemas import Format, Name, Request, Row, wines_of
+from app.api.schemas import Asked, Format, Name, Row, wines_of
 from app.api.services import Services, UseServices, warning_header
 from app.cellar import OpenModel, Served
 from app.copula import Reason
@@ -39,7 +38,7 @@ SHORT = 2000  # rows of a table that is answered whole; the scores of a longer o
 LIGHT = 2**16  # bytes of lines, read in some 4 ms, in the turn that scores them: another thread would cost a fortieth of 500 rows' scores
 
 
-class ScoreRequest(Request):
+class ScoreRequest(Asked):
     """Wines to be scored, and by which model."""
 
     rows: Annotated[list[Row], FailFast()] = Field(min_length=1)  # a thousand bad rows would make ten thousand faults
@@ -47,7 +46,7 @@ class ScoreRequest(Request):
     explain: bool = Field(False, description="say for each wine which measurements look off")
 
 
-class ScoreQuery(Request):
+class ScoreQuery(Asked):
     """What a table to be scored can't say itself; a JSON body says it in its own fields."""
 
     model: Name | None = Field(None, description="a model's id or an alias; none: champion")
@@ -108,7 +107,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/score", openapi_extra=_OPENAPI, responses=_RESPONSES, response_class=Response)
-async def score(request: HttpRequest, asked: Annotated[ScoreQuery, Depends(queries.read(ScoreQuery))], use: UseServices) -> Response:
+async def score(request: Request, asked: Annotated[ScoreQuery, Depends(queries.read(ScoreQuery))], use: UseServices) -> Response:
     """How real each row looks to the critic (`p_real`, `percentile`) and to the discriminator, and the classifier's `predicted_quality`.
 
     The critic was taught after the GAN to tell real wines from the model's own rows, from real wines with one to
@@ -151,7 +150,7 @@ async def _score_rows(body: bytes, asked: ScoreQuery, use: Services, goes: str) 
     return answer() if at_once else await use.pour(answer)
 
 
-async def _score_table(request: HttpRequest, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
+async def _score_table(request: Request, came: str, asked: ScoreQuery, use: Services, goes: str) -> Response:
     served = await use.open(asked.model or CHAMPION)
     model = served.model
     tell = partial(_columns, model, explain=bool(asked.explain))

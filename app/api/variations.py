@@ -5,14 +5,13 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from fastapi import APIRouter, Depends, Response
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
 from app.api.answers import media_type_of
 from app.api.bodies import takes_json
 from app.api.samples import FORMATS
-from app.api.schemas import ROW_SCHEMA, Format, Name, Quality, Request, Row, Seed, wines_of
+from app.api.schemas import ROW_SCHEMA, Asked, Format, Name, Quality, Row, Seed, wines_of
 from app.api.services import Services, UseServices, warning_header
 from app.cellar import OpenModel, Served
 from app.errors import Fault, InvalidInput, NotFound
@@ -24,7 +23,7 @@ from app.wine import Wines
 router = APIRouter(tags=["variations"])
 
 
-class VariationsRequest(Request):
+class VariationsRequest(Asked):
     """One wine to vary, or two to go from one to the other."""
 
     rows: list[Row] = Field(min_length=1, max_length=2, description="one wine, or two of one type")
@@ -77,7 +76,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/variations", dependencies=[Depends(takes_json)], responses=_RESPONSES, response_class=Response)
-async def variations(asked: VariationsRequest, request: HttpRequest, use: UseServices) -> Response:
+async def variations(asked: VariationsRequest, request: Request, use: UseServices) -> Response:
     """Wines near one wine, or on the straight way from one wine to another, in the latent space of an autoencoder.
 
     The wine is encoded, moved by `spread` in as many random directions as wines are asked for, and decoded with its

@@ -12,7 +12,7 @@ from sklearn.metrics import r2_score
 
 from app.bundle import Measure, Report
 from app.split import Split
-from app.wine import QUALITY_RANGE, TYPES, Floats, Wines
+from app.wine import QUALITY_RANGE, TYPES, Floats, Ints, Wines
 from worker.evaluate import IN_SAMPLE, PROTOCOL, Progress
 from worker.evaluate.between import MIN_ROWS, features, once
 from worker.evaluate.likeness import trees
@@ -22,7 +22,6 @@ RESAMPLES = 200  # bootstraps of the measured wines behind a spread
 LEAST_P = 1e-4  # for the logarithm of what was called impossible
 FEW = f"fewer than {MIN_ROWS} different wines to measure on"
 
-Ints = NDArray[np.int64]
 Rate = Callable[[Wines], Floats]  # wines -> the probability of each score from 0 to 10, (rows, 11)
 
 

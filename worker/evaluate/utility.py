@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score, r2_score
 from xgboost import XGBRegressor
 
 from app.bundle import Confusion, Measure
-from app.wine import Floats, Wines, concatenate
+from app.wine import Floats, Ints, Wines, concatenate
 from worker.evaluate.between import REPEATS, as_far_as_fresh, between, features, once, shuffled
 from worker.evaluate.likeness import trees
-
-Ints = NDArray[np.int64]
 
 TEACHABLE_R2 = 0.05  # where real wines teach less, their share that generated ones teach is noise
 

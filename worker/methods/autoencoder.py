@@ -21,9 +21,8 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from app.codec import FIELDS
-from app.marginals import Ints
 from app.params import AutoencoderParams, GanParams, NetParams
-from app.wine import TYPES, Floats
+from app.wine import TYPES, Floats, Ints
 from worker.checkpoint import Trainees
 from worker.nets import Decoded, Decoder, Encoder, Mixture, Source, Trunk
 from worker.training import Autoencoder, Batch, Findings, Metrics, Run, Trained, TrainingRefused, TrainingSet

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.params import SearchParams
-from app.wine import FREE_SO2, MEASUREMENTS, TOTAL_SO2, TYPES, Floats, Ticks, Wines
+from app.wine import FREE_SO2, MEASUREMENTS, TOTAL_SO2, TYPES, Floats, Ints, Ticks, Wines
 from worker import pool
 from worker.checkpoint import Trainees
 from worker.methods import classifier as classifier_method
@@ -42,7 +42,7 @@ class _SoFar(nn.Module):
     cpu_s: Tensor
     ticks: Tensor
 
-    def __init__(self, wanted: pool.Ints) -> None:
+    def __init__(self, wanted: Ints) -> None:
         super().__init__()
         self.wanted = wanted
         self.rarest_first = np.argsort(wanted.sum(0), kind="stable").tolist()
@@ -57,7 +57,7 @@ class _SoFar(nn.Module):
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=dtype))
 
-    def left(self, tries: int) -> pool.Ints:
+    def left(self, tries: int) -> Ints:
         """How many candidates of each type may still be drawn, (2,); none where nothing is wanted any more."""
         found = self.found.numpy()
         limit = np.where(found > 0, tries, tries // PATIENCE) * (found < self.wanted)
@@ -134,7 +134,7 @@ def train(data: TrainingSet, params: SearchParams, run: Run) -> Trained:
     return Trained(classifier=classifier, pool=so_far.wines(), findings=so_far.findings())
 
 
-def _wanted(train: Wines, params: SearchParams) -> pool.Ints:
+def _wanted(train: Wines, params: SearchParams) -> Ints:
     """Rows of each label, (2, 11); ``TrainingRefused`` if a quality is asked for that training does not hold."""
     held = np.unique(train.quality)
     named = held if params.qualities is None else np.unique(params.qualities)
