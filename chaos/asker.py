@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from http import HTTPStatus
 
 import httpx
 
@@ -23,6 +24,7 @@ class Asker(threading.Thread):
         self._house = house
         self._enough = threading.Event()
         self._poured: bytes | None = None
+        self._unwanted: set[str] = set()  # jobs that were queued to be cancelled, and a cancelling that fails is asked for again
         self.answers, self.problems, self.cut_off = 0, 0, 0
 
     def run(self) -> None:
@@ -30,7 +32,10 @@ class Asker(threading.Thread):
             for turn in itertools.count():
                 if self._enough.wait(PAUSE_S):
                     return
-                self._ask(client, *(("GET", POURED), ("GET", "/jobs"), ("GET", "/readyz"), ("GET", "/models"), ("POST", "/train"))[turn % 5])
+                answer = self._ask(client, *(("GET", POURED), ("GET", "/jobs"), ("GET", "/readyz"), ("GET", "/models"), ("POST", "/train"))[turn % 5])
+                if answer is not None and answer.status_code == HTTPStatus.ACCEPTED:
+                    self._unwanted.add(answer.json()["id"])
+                self._unwanted = {job for job in self._unwanted if not self._cancelled(client, job)}
 
     def stop(self) -> None:
         """Returns when the last answer is in."""
@@ -39,7 +44,11 @@ class Asker(threading.Thread):
         if self.is_alive():
             self._house.broken.append("the API keeps a request waiting for ever")
 
-    def _ask(self, client: httpx.Client, method: str, path: str) -> None:
+    def _cancelled(self, client: httpx.Client, job: str) -> bool:
+        answer = self._ask(client, "POST", f"/jobs/{job}/cancel")
+        return answer is not None and answer.status_code in (HTTPStatus.OK, HTTPStatus.CONFLICT)  # or it is over already
+
+    def _ask(self, client: httpx.Client, method: str, path: str) -> httpx.Response | None:
         start, serving, at = self._house.api_starts, self._house.serving, time.monotonic()
         try:
             answer = client.request(method, path, json={"method": "search", "dataset": "starter", "params": {"preset": "quick"}} if method == "POST" else None)
@@ -47,10 +56,9 @@ class Asker(threading.Thread):
             self.cut_off += 1
             if serving and self._house.serving and self._house.api_starts == start:  # else it was killed under this request
                 self._note(f"{method} {path}: {type(error).__name__} after {time.monotonic() - at:.1f} s from an API that ran all the while")
-            return
+            return None
         self._judge(answer)
-        if path == "/train" and answer.is_success:
-            self._ask(client, "POST", f"/jobs/{answer.json()['id']}/cancel")
+        return answer
 
     def _judge(self, answer: httpx.Response) -> None:
         self.answers += 1
