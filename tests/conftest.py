@@ -10,7 +10,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -66,36 +67,69 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(params=BACKENDS)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/cuvee.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    name = f"cuvee_{next(_number)}"
-    server.psql(f"CREATE DATABASE {name};")
-    return str(server.get_uri(database=name))
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each kind of database."""
+    return str(request.param)
 
 
 @pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    """A migrated database of each kind, with the starter dataset in it."""
-    database = Database(database_url)
+def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty one."""
+    return f"sqlite:///{tmp_path}/cuvee.db" if backend == "sqlite" else created(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def db(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A migrated one, with the starter dataset in it: a copy, for to migrate takes longer than most tests do."""
+    if backend == "sqlite":
+        url = f"sqlite:///{tmp_path}/cuvee.db"
+        (tmp_path / "cuvee.db").write_bytes(migrated_file(with_model=False))
+    else:
+        url = created(request.getfixturevalue("postgres"), template=request.getfixturevalue("migrated_postgres"))
+    with closing(Database(url)) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: PostgresServer) -> str:
+    """The name of a migrated database with the starter dataset, which nobody is connected to."""
+    url = created(postgres)
+    with closing(Database(url)) as database:
+        furnish(database, with_model=False)
+    return str(sa.make_url(url).database)
+
+
+def created(server: PostgresServer, *, template: str = "template1") -> str:
+    """The URL of a new database, a copy of that one."""
+    name = f"cuvee_{next(_number)}"
+    server.psql(f"CREATE DATABASE {name} TEMPLATE {template};")
+    return str(server.get_uri(database=name))
+
+
+@cache
+def migrated_file(*, with_model: bool) -> bytes:
+    """A SQLite database that is migrated and has the starter dataset, and the starter model where asked."""
+    with tempfile.TemporaryDirectory() as folder:
+        with closing(Database(f"sqlite:///{folder}/cuvee.db")) as database:
+            furnish(database, with_model=with_model)
+        return Path(folder, "cuvee.db").read_bytes()
+
+
+def furnish(database: Database, *, with_model: bool) -> None:
+    """Migrates it, and puts there what comes with the package."""
     migrations.upgrade(database)
     datasets.install_starter(database)
-    yield database
-    database.close()
+    if with_model:
+        with database.write() as tx:
+            registry.install_starter(tx)
 
 
 @contextmanager
 def starter_db(folder: Path) -> Iterator[Database]:
     """A migrated SQLite file in this folder, with the starter dataset and model."""
-    database = Database(f"sqlite:///{folder}/cuvee.db")
-    migrations.upgrade(database)
-    with database.write() as tx:
-        registry.install_starter(tx)
-    datasets.install_starter(database)
-    yield database
-    database.close()
+    (folder / "cuvee.db").write_bytes(migrated_file(with_model=True))
+    with closing(Database(f"sqlite:///{folder}/cuvee.db")) as database:
+        yield database
 
 
 @pytest.fixture

@@ -289,7 +289,7 @@ def test_a_job_that_kills_its_workers_is_given_up_by_the_reaper(db: Database) ->
     assert "disappeared" in (after.error or "")
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # its planner is the one that needs the index named in its own words
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)  # its planner is the one that needs the index named in its own words
 def test_who_looks_for_work_reads_no_job_that_is_over(db: Database) -> None:
     asked: list[tuple[str, Any]] = []
     with db.write() as tx:

@@ -39,7 +39,7 @@ SEED = 3
 STEPS = 3_000
 LONG_STEPS = 100_000
 STALL_S = 20.0  # longer than a training takes to say its first word on a slow machine
-ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # what is said of processes, not of databases
+ON_SQLITE = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)  # what is said of processes, not of databases
 
 
 class Workers:
@@ -239,7 +239,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_can_write_nothing(db: Datab
     assert now.worker.endswith(f":{heir.pid}")
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # where who writes locks rows, not all of it
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)  # where who writes locks rows, not all of it
 @pytest.mark.parametrize(
     "where",
     ["state = 'idle in transaction' AND backend_xid IS NOT NULL", "state = 'active' AND wait_event = 'ClientRead'"],
@@ -261,7 +261,7 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_write_does_not_keep_its_job
     assert (read(db, job).worker or "").endswith(f":{heir.pid}")
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_a_model_that_was_long_on_its_way_is_not_registered_beside_the_one_that_another_made_of_the_job_meanwhile(
     db: Database, tiny: Bundle, tiny_bundle: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,7 +376,7 @@ def test_a_gan_starts_from_a_registered_classifier(db: Database, workers: Worker
     assert model.parts["classifier.safetensors"] == original.parts["classifier.safetensors"]
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_a_database_that_takes_no_writes_is_waited_for_by_workers_and_a_problem_to_who_asks(db: Database, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(database_url=db.url.render_as_string(hide_password=False), poll_interval_s=0.1)
     alone = Thread(target=Supervisor(db, settings, name="alone", stop=Event()).run, kwargs={"drain": True})
