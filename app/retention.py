@@ -29,17 +29,18 @@ def delete(tx: Connection, name: str, *, reason: str, by: str) -> None:
     _delete(tx, [model_id], reason=reason, by=by)
 
 
-def prune(tx: Connection, *, keep: int | None) -> list[str]:
+def prune(tx: Connection, *, keep: int | None, spare: str | None = None) -> list[str]:
     """The ids of the models that it deleted: all but the newest ``keep``, and but those that are needed. None keeps all.
 
     Needed are what aliases stand for, what one rollback of each would bring back, what a job that is not over starts
-    from, and the starter. They count among the newest, where they are, but stay where they are not.
+    from, the starter, and ``spare``, which was registered a moment ago though others may have come later and been faster.
+    They count among the newest, where they are, but stay where they are not.
     """
     if keep is None:
         return []
     aliases.hold(tx)  # a second worker that finishes at the same time prunes after us
     old = tx.execute(sa.select(models.c.id).order_by(models.c.created_at.desc(), models.c.id).offset(keep)).scalars().all()
-    needed = _needed(tx)
+    needed = _needed(tx) | {spare}
     doomed = [model_id for model_id in old if model_id not in needed]
     _delete(tx, doomed, reason=f"CUVEE_KEEP_MODELS is {keep}, and it was the oldest that nobody needed", by=aliases.SERVICE)
     return doomed

@@ -68,19 +68,19 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each kind of database."""
+    """Each kind of database in turn."""
     return str(request.param)
 
 
 @pytest.fixture
 def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty one."""
+    """An empty database."""
     return f"sqlite:///{tmp_path}/cuvee.db" if backend == "sqlite" else created(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture
 def db(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A migrated one, with the starter dataset in it: a copy, for to migrate takes longer than most tests do."""
+    """A migrated database with the starter dataset in it: a copy, for to migrate takes longer than most tests do."""
     if backend == "sqlite":
         url = f"sqlite:///{tmp_path}/cuvee.db"
         (tmp_path / "cuvee.db").write_bytes(migrated_file(with_model=False))
@@ -102,7 +102,7 @@ def migrated_postgres(postgres: PostgresServer) -> str:
 def created(server: PostgresServer, *, template: str = "template1") -> str:
     """The URL of a new database, a copy of that one."""
     name = f"cuvee_{next(_number)}"
-    server.psql(f"CREATE DATABASE {name} TEMPLATE {template};")
+    server.psql(f"\\set ON_ERROR_STOP on\nCREATE DATABASE {name} TEMPLATE {template};")
     return str(server.get_uri(database=name))
 
 

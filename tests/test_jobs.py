@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.db import Database, checkpoints, now
 from app.db import jobs as table
 from app.errors import Conflict, LeaseLost, NotFound
 from app.jobs import Job, Lease, Request, Verdict
+from tests.conftest import wait_for
 
 LONG_S = 600.0
 REQUEST = Request(method="gan", dataset_id="starter", params={"preset": "quick"}, seed=1)
@@ -351,6 +353,44 @@ def test_a_checkpoint_whose_answer_was_lost_may_be_written_again(db: Database) -
 
     with db.read() as tx:
         assert leases.last_checkpoint(tx, job.id) == b"state"
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)  # SQLite has one writer at a time
+def test_a_checkpoint_that_is_still_being_written_may_be_written_again(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db)
+
+    def save_again() -> None:
+        with db.write() as tx:
+            leases.save_checkpoint(tx, job.lease, number=1, state=b"state")
+
+    with db.write() as slow:
+        leases.save_checkpoint(slow, job.lease, number=1, state=b"state")
+        with ThreadPoolExecutor() as pool:
+            again = pool.submit(save_again)
+            waits = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+            wait_for(lambda: _scalar(db, waits))
+            slow.commit()
+            again.result()
+
+    with db.read() as tx:
+        assert leases.last_checkpoint(tx, job.id) == b"state"
+
+
+def _scalar(db: Database, query: sa.TextClause) -> object:
+    with db.read() as tx:
+        return tx.scalar(query)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_checkpoint_on_its_way_does_not_keep_an_abandoned_job_from_others(db: Database) -> None:
+    enqueue(db)
+    job = claimed(db, "a")
+    expire(db, job)
+
+    with db.write() as silent:
+        silent.execute(sa.insert(checkpoints).values(job_id=job.id, attempt=1, number=1, state=b"state", created_at=now()))
+        assert claimed(db, "b").attempt == 2
 
 
 def test_a_cancelling_job_whose_worker_died_is_ended_by_the_reaper(db: Database) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from app import gate, jobs, leases, registry
 from app.bundle import DECODER, ENCODER, GENERATOR, Bundle, Measure, digest, pack, unpack
 from app.db import Database, models
-from app.errors import BundleInvalid, Conflict, NotFound
+from app.errors import BundleInvalid, Conflict, LeaseLost, NotFound
 from app.jobs import Comparison, Promote, Request, Verdict
 
 EVEN = {"c2st": 0.6, "tstr_r2": 0.3, "dcr_closer_to_train": 0.55, "near_copies": 0.05}  # the champion of most tests
@@ -64,23 +64,24 @@ def test_a_job_registers_exactly_one_model(db: Database, tiny: Bundle) -> None:
         registry.publish(tx, other, b"other bytes", job_id=job.id)
 
 
-def test_finishing_and_publishing_happen_together_or_not_at_all(db: Database, tiny: Bundle, tiny_bundle: bytes) -> None:
+def test_publishing_and_finishing_happen_together_or_not_at_all(db: Database, tiny: Bundle, tiny_bundle: bytes) -> None:
     with db.write() as tx:
         jobs.enqueue(tx, Request(method="gan", dataset_id="starter", params={}, seed=1))
         job = leases.claim(tx, worker="a", lease_s=60)
-        registry.publish(tx, tiny, tiny_bundle, job_id=None)  # the same model is there already
     assert job is not None
+    with db.write() as tx:
+        jobs.cancel(tx, job.id)
 
-    def finish_and_publish() -> None:
+    def publish_and_finish() -> None:
         with db.write() as tx:
-            leases.finish(tx, job.lease, model_id=tiny.id, verdict=Verdict(False, ""))
             registry.publish(tx, tiny, tiny_bundle, job_id=job.id)
+            leases.finish(tx, job.lease, model_id=tiny.id, verdict=Verdict(False, ""))
 
-    with pytest.raises(sa.exc.IntegrityError):
-        finish_and_publish()
+    with pytest.raises(LeaseLost):
+        publish_and_finish()
 
     with db.read() as tx:
-        assert jobs.get(tx, job.id).state == "running"
+        assert registry.existing(tx, [tiny.id]) == set()
 
 
 def test_a_model_answers_to_its_id_and_to_its_aliases(db: Database, tiny: Bundle) -> None:

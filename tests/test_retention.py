@@ -89,6 +89,11 @@ def test_the_oldest_beyond_the_number_go_but_for_those_that_are_needed(db: Datab
             registry.rollback(tx, "champion")
 
 
+def test_a_model_that_was_registered_a_moment_ago_is_spared_though_others_were_faster(db: Database, six: list[str]) -> None:
+    with db.write() as tx:
+        assert set(retention.prune(tx, keep=1, spare=six[2])) == set(six) - {six[2], six[5]}
+
+
 def test_two_workers_that_finish_at_once_leave_as_many_as_are_to_be_kept(db: Database, six: list[str], tiny: Bundle) -> None:
     start = threading.Barrier(2)
 
@@ -96,9 +101,9 @@ def test_two_workers_that_finish_at_once_leave_as_many_as_are_to_be_kept(db: Dat
         bundle = pouring_only(tiny, quality)
         start.wait(10)
         with db.write() as tx:
-            gate.judge(tx, bundle, "never")
             registry.publish(tx, bundle, b"bytes", job_id=None)
-            retention.prune(tx, keep=3)
+            gate.judge(tx, bundle, "never")
+            retention.prune(tx, keep=3, spare=bundle.id)
 
     threads = [threading.Thread(target=finish, args=[quality]) for quality in (9, 10)]
     for thread in threads:

@@ -262,8 +262,9 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_write_does_not_keep_its_job
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_a_model_that_was_long_on_its_way_is_not_registered_beside_the_one_that_another_made_of_the_job_meanwhile(
-    db: Database, tiny: Bundle, tiny_bundle: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("meanwhile", "ends_as"), [("cancelled", "cancelled"), ("taken over", "running"), ("finished", "succeeded")])
+def test_a_model_that_was_long_on_its_way_is_not_registered_if_the_job_is_not_its_workers_any_more(
+    db: Database, tiny_bundle: bytes, monkeypatch: pytest.MonkeyPatch, meanwhile: str, ends_as: str
 ) -> None:
     job = enqueue(db)
     supervisor = Supervisor(db, Settings(database_url=db.url.render_as_string(hide_password=False)), name="late", stop=Event())
@@ -273,10 +274,11 @@ def test_a_model_that_was_long_on_its_way_is_not_registered_beside_the_one_that_
 
     def others_first(tx: Connection, bundle: Bundle, data: bytes, *, job_id: str | None) -> None:
         with db.write() as other:
-            heir = leases.claim(other, worker="heir", lease_s=600)
-            assert heir is not None
-            publish(other, bundle, data, job_id=job_id)
-            leases.finish(other, heir.lease, model_id=bundle.id, verdict=Verdict(False, ""))
+            if meanwhile == "cancelled":
+                jobs.cancel(other, job.id)
+            elif (heir := leases.claim(other, worker="heir", lease_s=600)) is not None and meanwhile == "finished":
+                publish(other, bundle, data, job_id=job_id)
+                leases.finish(other, heir.lease, model_id=bundle.id, verdict=Verdict(False, ""))
         publish(tx, bundle, data, job_id=job_id)
 
     monkeypatch.setattr(registry, "publish", others_first)
@@ -284,7 +286,7 @@ def test_a_model_that_was_long_on_its_way_is_not_registered_beside_the_one_that_
     with pytest.raises(LeaseLost):
         supervisor._publish(late, tiny_bundle)
 
-    assert (read(db, job).state, models_of(db, job)) == ("succeeded", [tiny.id])
+    assert (read(db, job).state, models_of(db, job)) == (ends_as, [unpack(tiny_bundle).id] if meanwhile == "finished" else [])
 
 
 def test_cancelling_stops_a_running_job_within_five_seconds(db: Database, workers: Workers) -> None:

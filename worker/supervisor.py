@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar, cast
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from app import datasets, gate, leases, registry, retention
+from app import aliases, datasets, gate, leases, registry, retention
 from app.bundle import CLASSIFIER_WEIGHTS, unpack
 from app.db import UNAVAILABLE, Database
 from app.errors import CuveeError, LeaseLost
@@ -212,8 +212,8 @@ class Supervisor:
             verdict = gate.judge(tx, bundle, job.promote)
             leases.finish(tx, job.lease, model_id=bundle.id, verdict=verdict)
             if verdict.promoted:
-                registry.point(tx, gate.contested(bundle), bundle.id, reason=verdict.reason, by=f"job {job.id}")
-            return retention.prune(tx, keep=self._settings.keep_models)
+                aliases.point(tx, gate.contested(bundle), bundle.id, reason=verdict.reason, by=f"job {job.id}")
+            return retention.prune(tx, keep=self._settings.keep_models, spare=bundle.id)
 
         try:
             dropped = self._insist(publish)
