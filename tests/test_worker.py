@@ -367,7 +367,7 @@ def test_a_gan_starts_from_a_registered_classifier(db: Database, workers: Worker
 
     with db.read() as tx:
         original = registry.load(tx, classifier)
-    job = enqueue(db, classifier=classifier)
+    job = enqueue(db, classifier=classifier, autoencoder=False)
     workers.drain(CUVEE_KEEP_MODELS="1")
 
     with db.read() as tx:
