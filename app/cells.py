@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import Fault, InvalidInput
-from app.wine import COLUMNS, FREE_SO2, MEASUREMENTS, NAMES, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Wines, to_ticks
+from app.wine import COLUMNS, FREE_SO2, MEASUREMENTS, NAMES, QUALITY_RANGE, TOTAL_SO2, TYPES, Floats, Ints, Wines, to_ticks
 
 MAX_FAULTS = 20  # told at once; nobody reads more
 COUNTED = 1000  # faults after which nobody goes on counting
@@ -22,7 +22,7 @@ SHOWN = 40  # characters of a wrong cell
 _OFF_GRID = 1e-6  # ticks; a decimal read as a float is nearer than this to its tick
 
 Cells = Sequence[Any]  # of one row, in the order of NAMES: text from CSV, JSON values, numbers from Arrow
-_Read = tuple[Floats, NDArray[np.int64], NDArray[np.bool_]]  # measurements (rows, 11), quality and whether red, both (rows,)
+_Read = tuple[Floats, Ints, NDArray[np.bool_]]  # measurements (rows, 11), quality and whether red, both (rows,)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -209,6 +210,12 @@ def alone(tx: Connection, key: int) -> None:
     """
     if tx.dialect.name == "postgresql":
         tx.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
+def insert_new(tx: Connection, table: sa.Table, **values: Any) -> None:
+    """Inserts a row, or leaves the one that has its key already; one that another transaction is just inserting is waited for."""
+    insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+    tx.execute(insert(table).values(values).on_conflict_do_nothing())
 
 
 class Database:

@@ -11,11 +11,10 @@ from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from app import events
-from app.db import OPEN_STATES, checkpoints, jobs, now
+from app.db import OPEN_STATES, checkpoints, insert_new, jobs, now
 from app.errors import LeaseLost
 from app.jobs import WRITTEN, Job, Lease, Verdict, job_from, tell
 
@@ -24,7 +23,6 @@ BACKOFF_S = 10.0  # before the second retry; the first is made at once, for most
 KEEP_CHECKPOINTS = 2
 COLLECT_AFTER_S = 24 * 3600.0  # from the end of a failed or cancelled job: so long its last checkpoints can be looked at
 
-_INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 # written out and in the index's own words, for SQLite takes a partial index on no other terms: else it reads every job that ever was
 _OPEN = jobs.c.state.in_(sa.bindparam("open_states", OPEN_STATES, expanding=True, literal_execute=True))
 
@@ -98,9 +96,8 @@ def save_checkpoint(tx: Connection, lease: Lease, *, number: int, state: bytes) 
     The job is locked only once the state is over there: a worker that is stopped while it sends megabytes holds nothing.
     """
     check(tx, lease)
-    new = {"job_id": lease.job_id, "attempt": lease.attempt, "number": number, "state": state, "created_at": now()}
     # there already, if the answer to an earlier try was lost on its way
-    tx.execute(_INSERT[tx.dialect.name](checkpoints).values(new).on_conflict_do_nothing())
+    insert_new(tx, checkpoints, job_id=lease.job_id, attempt=lease.attempt, number=number, state=state, created_at=now())
     _fenced(tx, lease, last_progress_at=now())
     newest = _newest(lease.job_id).with_only_columns(checkpoints.c.attempt, checkpoints.c.number).limit(KEEP_CHECKPOINTS)
     keep = tx.execute(newest).all()

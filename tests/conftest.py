@@ -82,8 +82,7 @@ def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -
 def db(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A migrated database with the starter dataset in it: a copy, for to migrate takes longer than most tests do."""
     if backend == "sqlite":
-        url = f"sqlite:///{tmp_path}/cuvee.db"
-        (tmp_path / "cuvee.db").write_bytes(migrated_file(with_model=False))
+        url = copied(tmp_path, with_model=False)
     else:
         url = created(request.getfixturevalue("postgres"), template=request.getfixturevalue("migrated_postgres"))
     with closing(Database(url)) as database:
@@ -104,6 +103,12 @@ def created(server: PostgresServer, *, template: str = "template1") -> str:
     name = f"cuvee_{next(_number)}"
     server.psql(f"\\set ON_ERROR_STOP on\nCREATE DATABASE {name} TEMPLATE {template};")
     return str(server.get_uri(database=name))
+
+
+def copied(folder: Path, *, with_model: bool) -> str:
+    """The URL of a new SQLite database in this folder, a copy of ``migrated_file``."""
+    (folder / "cuvee.db").write_bytes(migrated_file(with_model=with_model))
+    return f"sqlite:///{folder}/cuvee.db"
 
 
 @cache
@@ -127,8 +132,7 @@ def furnish(database: Database, *, with_model: bool) -> None:
 @contextmanager
 def starter_db(folder: Path) -> Iterator[Database]:
     """A migrated SQLite file in this folder, with the starter dataset and model."""
-    (folder / "cuvee.db").write_bytes(migrated_file(with_model=True))
-    with closing(Database(f"sqlite:///{folder}/cuvee.db")) as database:
+    with closing(Database(copied(folder, with_model=True))) as database:
         yield database
 
 
@@ -285,6 +289,13 @@ def api(sqlite_db: Database, tmp_path: Path) -> Iterator[httpx.Client]:
     settings = Settings(database_url=sqlite_db.url.render_as_string(hide_password=False), cache_dir=tmp_path / "cache", download=False, max_upload_bytes=2**20)
     with serve(settings) as client:
         yield client
+
+
+def connections(db: Database, where: str) -> int:
+    """How many others there are to this PostgreSQL database, of which ``where`` holds (columns of ``pg_stat_activity``)."""
+    others = sa.text("datname = current_database() AND pid <> pg_backend_pid()")
+    with db.read() as tx:
+        return tx.execute(sa.select(sa.func.count()).select_from(sa.text("pg_stat_activity")).where(others, sa.text(where))).scalar_one()
 
 
 def wait_for(condition: Callable[[], object], *, timeout_s: float = 90.0) -> None:

@@ -72,6 +72,16 @@ def test_the_report_of_a_job_has_all_that_the_gate_compares_and_a_word_on_both_j
     assert set(report.judges) == {"discriminator", "critic"}
 
 
+def test_what_detectives_find_out_stands_between_a_floor_and_a_ceiling(model: Bundle) -> None:
+    measure = model.manifest.report.measures["c2st"]
+    assert measure.floor is not None
+    assert measure.ceiling is not None
+    assert measure.spread is not None
+    assert measure.ceiling < measure.floor  # shuffled columns are the easiest to tell from wine
+    assert measure.ceiling < measure.value < 1
+    assert 0 < measure.spread < 0.2
+
+
 def test_wines_with_a_density_of_1_05_are_called_unreal(scorer: Scorer, unseen: Wines) -> None:
     ticks = unseen.ticks.copy()
     ticks[:, DENSITY] = 105_000

@@ -18,7 +18,7 @@ from app.db import Database, checkpoints, now
 from app.db import jobs as table
 from app.errors import Conflict, LeaseLost, NotFound
 from app.jobs import Job, Lease, Request, Verdict
-from tests.conftest import wait_for
+from tests.conftest import connections, wait_for
 
 LONG_S = 600.0
 REQUEST = Request(method="gan", dataset_id="starter", params={"preset": "quick"}, seed=1)
@@ -368,18 +368,12 @@ def test_a_checkpoint_that_is_still_being_written_may_be_written_again(db: Datab
         leases.save_checkpoint(slow, job.lease, number=1, state=b"state")
         with ThreadPoolExecutor() as pool:
             again = pool.submit(save_again)
-            waits = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
-            wait_for(lambda: _scalar(db, waits))
+            wait_for(lambda: connections(db, "wait_event_type = 'Lock'"))
             slow.commit()
             again.result()
 
     with db.read() as tx:
         assert leases.last_checkpoint(tx, job.id) == b"state"
-
-
-def _scalar(db: Database, query: sa.TextClause) -> object:
-    with db.read() as tx:
-        return tx.scalar(query)
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

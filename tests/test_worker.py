@@ -29,7 +29,7 @@ from app.params import resolve
 from app.sampler import Condition, Sampler
 from app.settings import Settings
 from app.wine import Wines
-from tests.conftest import Silent, assignment, serve, stored, tiny_params, wait_for
+from tests.conftest import Silent, assignment, connections, serve, stored, tiny_params, wait_for
 from worker.pipeline import work
 from worker.supervisor import Supervisor
 
@@ -125,19 +125,13 @@ def is_locked(file: Path) -> bool:
 
 
 def freeze_in_a_write(process: subprocess.Popen[bytes], db: Database, *, where: str) -> None:
-    """Stops it in the middle of a write on PostgreSQL, at a place that its connection's row in ``pg_stat_activity`` shows."""
-    others = sa.text("datname = current_database() AND pid <> pg_backend_pid()")
-    there = sa.select(sa.func.count()).select_from(sa.text("pg_stat_activity")).where(others, sa.text(where))
-
-    def is_there() -> bool:
-        with db.read() as tx:
-            return bool(tx.scalar(there))
+    """Stops it in the middle of a write on PostgreSQL, at a place that its connection shows."""
 
     def stopped_there() -> bool:
         process.send_signal(signal.SIGSTOP)
         for pause in (0.02, 0.3):  # and still there when all that was on its way has arrived
             time.sleep(pause)
-            if not is_there():
+            if not connections(db, where):
                 process.send_signal(signal.SIGCONT)
                 return False
         return True
