@@ -35,6 +35,7 @@ class GateMeasure:
         return max(0.0, value - best if MEASURES[self.name].better == "lower" else best - value)
 
 
+LOSS = 0.5  # of the spread: who wants the place must prove its gains, and may not make up for likely losses with them
 # likeness, utility, privacy; docs/decisions/0008-gate.md says why these and why so
 GATE = (
     GateMeasure("c2st", best=0.5),
@@ -45,7 +46,7 @@ GATE = (
 
 
 def judge(tx: Connection, challenger: Bundle, promote: Promote) -> Verdict:
-    """Whether the challenger gets the alias that it contests: asked for, or measured better on the holder's own holdout, beyond the spread.
+    """Whether the challenger gets the alias that it contests: asked for, or measured better on the holder's own holdout.
 
     Holds the alias until the transaction ends: of two models that finish together the second meets the first.
     """
@@ -86,7 +87,7 @@ def _compare(challenger: Manifest, champion: Row[Any], alias: str) -> Verdict:
 def compare(gate: GateMeasure, challenger: Measure | None, champion: Measure | None) -> Comparison | None:
     """The two on one measure; None unless both were measured, and repeatedly.
 
-    Better and worse are differences beyond the spread of both together, the root of the sum of their squares.
+    Better is a lead beyond the spread of both together, the root of the sum of their squares; worse is a lag beyond ``LOSS`` of it.
     """
     if challenger is None or champion is None or challenger.spread is None or champion.spread is None:
         return None
@@ -95,15 +96,16 @@ def compare(gate: GateMeasure, challenger: Measure | None, champion: Measure | N
         return None
     lead = gate.shortfall(champion.value, best=best) - gate.shortfall(challenger.value, best=best)
     spread = math.hypot(challenger.spread, champion.spread)
-    outcome: Outcome = "better" if lead > spread else "worse" if lead < -spread else "even"
+    outcome: Outcome = "better" if lead > spread else "worse" if lead < -LOSS * spread else "even"
     return Comparison(gate.name, challenger.value, champion.value, spread, outcome)
 
 
 def _gate(champion: str, alias: str, comparisons: tuple[Comparison, ...]) -> Verdict:
-    """Better beyond the spread in one measure at least, worse beyond it in none."""
+    """Better in one measure at least, worse in none."""
     better, worse = (_figures(c for c in comparisons if c.outcome == outcome) for outcome in ("better", "worse"))
     if worse:
-        return Verdict(False, f"not promoted: worse than the {alias} in {worse}" + (f", though better in {better}" if better else ""), champion, comparisons)
+        though = f", though better in {better}" if better else ""
+        return Verdict(False, f"not promoted: worse than the {alias}, by more than half the spread, in {worse}{though}", champion, comparisons)
     if not better:
         return Verdict(False, f"not promoted: even with the {alias} in {_figures(comparisons)}", champion, comparisons)
     return Verdict(True, f"promoted: better than the {alias} in {better}, worse in nothing that the gate compares", champion, comparisons)

@@ -45,7 +45,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of a finished model beside the champion's; ``spread`` is what the difference must exceed to count."""
+    """One measure of a finished model beside the champion's; ``spread`` is one standard deviation of the difference."""
 
     metric: str
     challenger: float

@@ -144,18 +144,29 @@ def test_worse_in_one_measure_is_not_made_good_by_all_others(db: Database, tiny:
 
     assert not verdict.promoted
     assert {c.metric: c.outcome for c in verdict.gate}[name] == "worse"
-    assert verdict.reason.startswith(f"not promoted: worse than the champion in {name} (")
+    assert verdict.reason.startswith(f"not promoted: worse than the champion, by more than half the spread, in {name} (")
     assert "though better in " in verdict.reason
 
 
-@pytest.mark.parametrize("value", [0.56, 0.6, 0.64])
-def test_a_difference_within_the_spread_of_both_is_none(db: Database, tiny: Bundle, value: float) -> None:
+@pytest.mark.parametrize("value", [0.56, 0.6, 0.62])
+def test_a_gain_within_the_spread_of_both_and_a_loss_within_half_of_it_are_none(db: Database, tiny: Bundle, value: float) -> None:
     publish(db, measured(tiny), champion=True)  # 0.6 and 0.56 are more than one spread apart, but not more than both together
 
     verdict = judged(db, measured(tiny, {"c2st": value}))
 
     assert not verdict.promoted
     assert {c.outcome for c in verdict.gate} == {"even"}
+
+
+def test_a_loss_of_more_than_half_the_spread_is_not_traded_for_a_gain(db: Database, tiny: Bundle) -> None:
+    publish(db, measured(tiny), champion=True)
+
+    verdict = judged(db, measured(tiny, {"c2st": 0.63, "dcr_closer_to_train": 0.5}))
+
+    assert verdict.reason == (
+        "not promoted: worse than the champion, by more than half the spread, in c2st (0.6300 against 0.6000, spread 0.0424), "
+        "though better in dcr_closer_to_train (0.5000 against 0.5500, spread 0.0424)"
+    )
 
 
 @pytest.mark.parametrize("lucky", [{"c2st": 0.4}, {"dcr_closer_to_train": 0.4}, {"near_copies": 0.0}])
@@ -205,7 +216,7 @@ def test_a_champion_is_not_compared_with_the_autoencoder(db: Database, tiny: Bun
     ("changed", "reason"),
     [
         ({"c2st": 0.5}, "promoted: better than the autoencoder in c2st (0.5000 against 0.6000, spread 0.0424), worse in nothing that the gate compares"),
-        ({"c2st": 0.7}, "not promoted: worse than the autoencoder in c2st (0.7000 against 0.6000, spread 0.0424)"),
+        ({"c2st": 0.7}, "not promoted: worse than the autoencoder, by more than half the spread, in c2st (0.7000 against 0.6000, spread 0.0424)"),
     ],
 )
 def test_of_two_autoencoders_the_gate_decides(db: Database, tiny: Bundle, changed: dict[str, float], reason: str) -> None:
@@ -237,15 +248,18 @@ shares = st.floats(0, 1)
 
 
 @given(st.tuples(shares, shares), st.tuples(shares, shares), st.floats(0, 0.1))
-def test_of_two_models_each_is_better_where_the_other_is_worse_and_never_both_champion(
+def test_of_two_models_one_is_worse_wherever_the_other_is_better_so_that_never_both_become_champion(
     first: tuple[float, float], second: tuple[float, float], spread: float
 ) -> None:
     here, there = (
         [gate.compare(measure, *(Measure(value=pair[i % 2], spread=spread, ceiling=0.05) for pair in order)) for i, measure in enumerate(gate.GATE)]
         for order in ((first, second), (second, first))
     )
-    mirrored = {"better": "worse", "worse": "better", "even": "even"}
-    assert [c.outcome for c in here if c] == [mirrored[c.outcome] for c in there if c]
+    assert len(here) == len(there) == len(gate.GATE)
+    for mine, yours in zip(here, there, strict=True):
+        assert mine is not None
+        assert yours is not None
+        assert "better" not in (mine.outcome, yours.outcome) or {mine.outcome, yours.outcome} == {"better", "worse"}
 
 
 def test_the_verdict_has_the_figures_that_it_rests_on(db: Database, tiny: Bundle) -> None:

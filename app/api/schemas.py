@@ -76,12 +76,12 @@ class ComparisonView(View):
     metric: str
     challenger: float
     champion: float
-    spread: float = Field(description="of the difference, one standard deviation; less than this is even")
+    spread: float = Field(description="of the difference, one standard deviation; a gain counts beyond it, a loss beyond half of it")
     outcome: Outcome
 
 
 class VerdictView(View):
-    """Whether a finished model became champion (an autoencoder: the `autoencoder`): better in one measure at least, worse in none, beyond the spread."""
+    """Whether a finished model became champion (an autoencoder: the `autoencoder`): better in one measure at least, worse in none."""
 
     promoted: bool
     reason: str
