@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary=SUMMARY,
         version=__version__,
         lifespan=lifespan,
-        responses={"4XX": {"model": problems.Problem}},
+        responses={status: {"model": problems.Problem} for status in problems.RANGES},
         dependencies=[Depends(no_strangers)],
     )
     app.add_middleware(BodyLimit, json=settings.max_json_bytes, table=settings.max_upload_bytes)
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(noun.router)
     # builds the routes, which FastAPI would do at their first request: too late to learn of a fault in one. It also mutes warnings of
     # the whole process meanwhile, so that two apps of one process (the tests') trip over each other
-    app.openapi()
+    problems.document(app.openapi())
     return app
 
 

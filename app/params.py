@@ -21,7 +21,7 @@ HEADS = 2  # of an attention, each with its share of the channels
 class Params(BaseModel):
     """What every method takes beside its own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}  # values that a preset has in the place of defaults; presets without any are like "default"
 

@@ -75,6 +75,25 @@ def score(api: httpx.Client, body: object) -> httpx.Response:
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/samples/check", {"n": "5"}, [("/body/n", "a whole number", "'5'")]),
+        ("/samples/check", {"alcohol_min": True}, [("/body/alcohol_min", "a number", "true")]),
+        ("/train", {"priority": False}, [("/body/priority", "a whole number", "false")]),
+        (
+            "/train",
+            {"params": {"lr": True, "attention": "yes"}},
+            [("/body/params/attention", "true or false", "'yes'"), ("/body/params/lr", "a number", "true")],
+        ),
+        ("/variations", {"rows": [WINE], "spread": "0.5"}, [("/body/spread", "a number", "'0.5'")]),
+        ("/score", {"rows": [WINE], "explain": 1}, [("/body/explain", "true or false", "1")]),
+    ],
+)
+def test_in_json_neither_text_nor_a_truth_value_is_a_number(api: httpx.Client, path: str, body: object, expected: list[tuple[str, str, str]]) -> None:
+    assert faults(problem(api.post(path, json=body), 422, "invalid-input")) == expected
+
+
+@pytest.mark.parametrize(
     ("query", "pointer", "expected", "found"),
     [
         ("n=0", "/query/n", "at least 1", "'0'"),
@@ -307,9 +326,15 @@ def test_a_path_that_is_no_call_gets_404_and_names_the_list_of_calls(api: httpx.
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("DELETE", "/samples", "GET"), ("GET", "/score", "POST"), ("GET", "/train", "POST"), ("PUT", "/healthz", "GET")],
+    [
+        ("DELETE", "/samples", "GET, HEAD"),
+        ("GET", "/score", "POST"),
+        ("PUT", "/healthz", "GET, HEAD"),
+        ("POST", "/aliases/champion", "GET, PUT, DELETE"),
+        ("OPTIONS", "/datasets", "GET, POST"),
+    ],
 )
-def test_a_method_that_a_call_does_not_have_gets_405_and_the_one_it_has(api: httpx.Client, method: str, path: str, allowed: str) -> None:
+def test_a_method_that_a_path_does_not_have_gets_405_and_all_that_it_has(api: httpx.Client, method: str, path: str, allowed: str) -> None:
     answer = api.request(method, path)
     problem(answer, 405, "method-not-allowed")
     assert answer.headers["allow"] == allowed

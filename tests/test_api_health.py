@@ -71,6 +71,12 @@ def test_a_process_that_answers_is_alive(api: httpx.Client) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_monitor_may_ask_for_the_head_alone(api: httpx.Client, path: str) -> None:
+    answer = api.head(path)
+    assert (answer.status_code, answer.content, answer.headers["content-length"]) == (200, b"", api.get(path).headers["content-length"])
+
+
 def test_an_api_with_a_champion_is_ready_and_names_it(api: httpx.Client) -> None:
     answer = api.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ready", "champion": api.get("/models/champion").json()["id"]})

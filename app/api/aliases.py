@@ -34,7 +34,12 @@ def _fit(alias: str) -> str:
 
 
 NewAlias = Annotated[
-    str, Path(description="at most 64 letters, digits, dots, dashes and underscores, a letter first; unlike a model's id"), AfterValidator(_fit)
+    str,
+    Path(
+        description="at most 64 letters, digits, dots, dashes and underscores, a letter first; unlike a model's id",
+        json_schema_extra={"pattern": f"^{_NAME.pattern}$"},
+    ),
+    AfterValidator(_fit),
 ]
 
 

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import datasets, noise, provenance
 from app.api.bodies import takes_json
-from app.api.schemas import Asked, Name, Quality, Type
+from app.api.schemas import Asked, Body, Name, Quality, Type
 from app.api.services import Services, UseServices, authorised
 from app.cellar import OpenModel
 from app.dcr import MAX_DCR
@@ -72,7 +72,7 @@ LIMITS: dict[str, Any] = {
 }
 
 
-class _CheckRequest(Conditions):
+class _CheckRequest(Conditions, Body):
     """A sample that somebody thinks of asking for."""
 
     _place: ClassVar[str] = "body"

@@ -67,7 +67,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     204: {"description": "the job is over, and the event that Last-Event-ID names was its last: an EventSource then stops asking"},
 }
 _POINTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {JSON: {"schema": {"type": "array", "items": MetricPoint.model_json_schema()}}, CSV: {"schema": {"type": "string"}}}},
+    200: {"model": list[MetricPoint], "content": {JSON: {}, CSV: {"schema": {"type": "string"}}}},
     304: {"description": "the bytes that If-None-Match names"},
 }
 

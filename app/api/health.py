@@ -31,12 +31,14 @@ def home() -> RedirectResponse:
     return RedirectResponse("/docs")
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
+@router.head("/readyz", include_in_schema=False, response_model_exclude_none=True)
 @router.get("/readyz", response_model_exclude_none=True)
 async def readyz(use: UseServices) -> Ready:
     """The database answers, its schema is ours, and the champion pours; a 503 says which of these does not hold.

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from app import datasets, idempotency, jobs, params, registry
 from app.api.bodies import takes_json
 from app.api.idempotency import REPLAYED, GivenKey, say
-from app.api.schemas import Asked, Name, Page, Seed, VerdictView, View
+from app.api.schemas import Body, Name, Page, Seed, VerdictView, View
 from app.api.services import Services, UseServices, warning_header
 from app.errors import Conflict, Fault, InvalidInput, NotFound
 from app.idempotency import Key, Made
@@ -31,7 +31,7 @@ PARAMS_SCHEMA = {
 }
 
 
-class TrainRequest(Asked):
+class TrainRequest(Body):
     """A training job; every field has a default."""
 
     method: str = Field("gan", max_length=32, description=" or ".join(METHODS))

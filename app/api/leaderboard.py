@@ -47,7 +47,7 @@ LeaderboardRow = create_model("LeaderboardRow", __doc__="A model beside others, 
 
 
 _RESPONSES: dict[int | str, dict[str, object]] = {
-    200: {"content": {JSON: {"schema": {"type": "array", "items": LeaderboardRow.model_json_schema()}}, CSV: {"schema": {"type": "string"}}}},
+    200: {"model": list[LeaderboardRow], "content": {JSON: {}, CSV: {"schema": {"type": "string"}}}},
     304: {"description": "the bytes that If-None-Match names"},
 }
 

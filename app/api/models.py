@@ -16,11 +16,11 @@ from app.api.aliases import Change, author
 from app.api.answers import FOR_EVER, REVALIDATE, conditional, media_type_of, tag_of, unchanged
 from app.api.report_page import render
 from app.api.samples import FORMATS, STREAM_ABOVE
-from app.api.schemas import ROW_SCHEMA, Asked, Format, Name, Page, ReportLineage, ReportView, VerdictView, View
+from app.api.schemas import Asked, Format, Name, Page, ReportLineage, ReportView, Row, VerdictView, View
 from app.api.services import UseServices
 from app.bundle import FORMAT, Measure, digest
 from app.errors import BundleInvalid, Conflict
-from app.formats import CHUNKS, CSV, JSON, Sheet
+from app.formats import ARROW, CHUNKS, CSV, JSON, NDJSON, PARQUET, Sheet
 from app.wine import Wines
 
 router = APIRouter(tags=["models"])
@@ -87,11 +87,11 @@ class RowsQuery(Asked):
 
 
 _SAME: dict[str, object] = {"description": "the bytes that If-None-Match names"}
-_STRING = {"schema": {"type": "string"}}
+_STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
 _REPORT: dict[int | str, dict[str, object]] = {200: {"model": ReportView, "content": {HTML: _STRING}}, 304: _SAME}
-_BUNDLE: dict[int | str, dict[str, object]] = {200: {"content": {ZIP: {"schema": {"type": "string", "format": "binary"}}}}, 304: _SAME}
+_BUNDLE: dict[int | str, dict[str, object]] = {200: {"content": {ZIP: _BINARY}}, 304: _SAME}
 _ROWS: dict[int | str, dict[str, object]] = {
-    200: {"content": {JSON: {"schema": {"type": "array", "items": ROW_SCHEMA}}, CSV: _STRING}},
+    200: {"model": list[Row], "content": {JSON: {}, NDJSON: _STRING, CSV: _STRING, PARQUET: _BINARY, ARROW: _BINARY}},
     304: _SAME,
 }
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from app import errors
 from app.db import UNAVAILABLE
@@ -22,6 +24,8 @@ from app.faults import faults_of
 log = logging.getLogger("cuvee.api")
 
 MEDIA_TYPE = "application/problem+json"
+RANGES = "4XX", "5XX"  # of status, in which answers are problems
+METHODS = "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 STATUS: dict[type[CuveeError], HTTPStatus] = {
     errors.InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.NotFound: HTTPStatus.NOT_FOUND,
@@ -75,6 +79,15 @@ def of(error: CuveeError) -> Response:
     return answer
 
 
+def document(openapi: dict[str, Any]) -> None:
+    """Says in an OpenAPI document of what media type problems are; FastAPI takes them to be of that of the answer."""
+    for calls in openapi["paths"].values():
+        for call in calls.values():
+            for status in RANGES:
+                [described] = call["responses"][status]["content"].values()
+                call["responses"][status]["content"] = {MEDIA_TYPE: described}
+
+
 def install(app: FastAPI) -> None:
     """Makes every error of ``app`` a problem document."""
     app.add_exception_handler(CuveeError, _domain)
@@ -108,7 +121,15 @@ def _http(request: Request, error: Exception) -> Response:
     detail = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists every call"
     response = problem(status, status.phrase.lower().replace(" ", "-"), detail)
     response.headers.update(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = ", ".join(_allowed(request))
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that this path has: the error names those of one of its routes only (RFC 9110, 10.2.1)."""
+    routes = request.app.routes
+    return [m for m in METHODS if any(route.matches({**request.scope, "method": m})[0] is Match.FULL for route in routes)]
 
 
 def _database(request: Request, error: Exception) -> Response:

@@ -45,6 +45,13 @@ def parameters(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
+def schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a body that FastAPI does not read; models within it are looked for among those of the other calls."""
+    described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    described.pop("$defs", None)
+    return described
+
+
 async def no_strangers(request: Request) -> None:
     """``InvalidInput`` for query names on a call that has none, and for one given twice that is not a list."""
     route = request.scope["route"]

@@ -6,17 +6,18 @@ import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field, create_model
 from starlette.responses import StreamingResponse
+from typing_extensions import TypedDict
 
 from app import noise
 from app.api import conditions, queries
 from app.api.answers import FOR_EVER, REVALIDATE, has, media_type_of, tag_of
-from app.api.schemas import ROW_SCHEMA, Format, Name, Seed
+from app.api.schemas import ROW_FIELDS, Asked, Format, Name, Seed
 from app.api.services import Services, UseServices, authorised, warning_header
 from app.bundle import FORMAT
 from app.cellar import OpenModel, Served
@@ -50,12 +51,22 @@ class _SampleQuery(conditions.Conditions):
 SampleQuery = create_model("SampleQuery", __base__=_SampleQuery, __doc__=_SampleQuery.__doc__, **conditions.LIMITS)
 
 
+_INCLUDED: dict[str, Any] = {
+    "row": NotRequired[Annotated[int, Field(ge=0, lt=noise.MAX_ROW, description="its position in the table")]],
+    "p_real": NotRequired[Annotated[float, Field(ge=0, le=1, description="how real it looks to the critic, or to the discriminator where there is no critic")]],
+    "predicted_quality": NotRequired[Annotated[int, Field(description="the classifier's")]],
+}
+SampleRow = TypedDict("SampleRow", {**ROW_FIELDS, **_INCLUDED})  # type: ignore[misc]
+SampleRow.__doc__ = "A wine, and what `include` asks for beside it."
+SampleRow.__pydantic_config__ = Asked.model_config  # type: ignore[attr-defined]
+
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
+        "model": list[SampleRow],
         "description": "exactly n rows",
         "content": {
-            JSON: {"schema": {"type": "array", "items": ROW_SCHEMA}},
+            JSON: {},  # of the model, and the one that the documentation shows first
             NDJSON: {"schema": {"type": "string"}},
             CSV: {"schema": {"type": "string"}},
             PARQUET: _BINARY,

@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from app.bundle import Report
@@ -32,6 +32,12 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class Body(Asked):
+    """What a client asks in JSON, where a number is a number: no text that reads like one, and no truth value."""
+
+    model_config = ConfigDict(strict=True)
+
+
 class Page(Asked):
     """Which part of a list."""
 
@@ -39,15 +45,14 @@ class Page(Asked):
     offset: int = Field(0, ge=0, lt=2**31)
 
 
-_ROW_FIELDS: dict[str, Any] = {
+ROW_FIELDS: dict[str, Any] = {
     **{c.name: Annotated[float, Field(strict=True, ge=c.low, le=c.high, description=f"{c.unit}: {c.meaning}")] for c in COLUMNS},
     "quality": Annotated[int, Field(strict=True, ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])],
     "type": Type,
 }
-Row = TypedDict("Row", _ROW_FIELDS)  # type: ignore[misc]  # a third faster to read than an object of a class
+Row = TypedDict("Row", ROW_FIELDS)  # type: ignore[misc]  # a third faster to read than an object of a class
 Row.__doc__ = "A wine: 11 measurements, its score and its type."
 Row.__pydantic_config__ = Asked.model_config  # type: ignore[attr-defined]
-ROW_SCHEMA = TypeAdapter(Row).json_schema()
 
 _measured = itemgetter(*MEASUREMENTS)
 

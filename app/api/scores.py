@@ -20,7 +20,7 @@ from app.api import queries
 from app.api.answers import media_type_of
 from app.api.bodies import JSON_TYPES, TABLES, check_type, spooled
 from app.api.samples import FORMATS
-from app.api.schemas import Asked, Format, Name, Row, wines_of
+from app.api.schemas import Asked, Body, Format, Name, Row, wines_of
 from app.api.services import Services, UseServices, warning_header
 from app.cellar import OpenModel, Served
 from app.copula import Reason
@@ -38,7 +38,7 @@ SHORT = 2000  # rows of a table that is answered whole; the scores of a longer o
 LIGHT = 2**16  # bytes of lines, read in some 4 ms, in the turn that scores them: another thread would cost a fortieth of 500 rows' scores
 
 
-class ScoreRequest(Asked):
+class ScoreRequest(Body):
     """Wines to be scored, and by which model."""
 
     rows: Annotated[list[Row], FailFast()] = Field(min_length=1)  # a thousand bad rows would make ten thousand faults
@@ -95,13 +95,14 @@ _STRING, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string",
 _OPENAPI: dict[str, Any] = queries.parameters(ScoreQuery) | {
     "requestBody": {
         "required": True,
-        "content": {JSON: {"schema": ScoreRequest.model_json_schema()}, CSV: _STRING, NDJSON: _STRING, PARQUET: _BINARY, ARROW: _BINARY},
+        "content": {JSON: {"schema": queries.schema(ScoreRequest)}, CSV: _STRING, NDJSON: _STRING, PARQUET: _BINARY, ARROW: _BINARY},
     }
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "scores in the rows' order; in the other formats than JSON, beside the rows",
-        "content": {JSON: {"schema": ScoreAnswer.model_json_schema()}, CSV: _STRING, NDJSON: _STRING, PARQUET: _BINARY, ARROW: _BINARY},
+        "model": ScoreAnswer,
+        "content": {JSON: {}, CSV: _STRING, NDJSON: _STRING, PARQUET: _BINARY, ARROW: _BINARY},
     }
 }
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from app.api.answers import media_type_of
 from app.api.bodies import takes_json
 from app.api.samples import FORMATS
-from app.api.schemas import ROW_SCHEMA, Asked, Format, Name, Quality, Row, Seed, wines_of
+from app.api.schemas import Body, Format, Name, Quality, Row, Seed, wines_of
 from app.api.services import Services, UseServices, warning_header
 from app.cellar import OpenModel, Served
 from app.errors import Fault, InvalidInput, NotFound
@@ -23,7 +23,7 @@ from app.wine import Wines
 router = APIRouter(tags=["variations"])
 
 
-class VariationsRequest(Asked):
+class VariationsRequest(Body):
     """One wine to vary, or two to go from one to the other."""
 
     rows: list[Row] = Field(min_length=1, max_length=2, description="one wine, or two of one type")
@@ -55,9 +55,10 @@ class VariationsRequest(Asked):
 _TEXT, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
+        "model": list[Row],
         "description": "exactly as many rows as were asked for",
         "content": {
-            JSON: {"schema": {"type": "array", "items": ROW_SCHEMA}},
+            JSON: {},
             NDJSON: _TEXT,
             CSV: _TEXT,
             PARQUET: _BINARY,
