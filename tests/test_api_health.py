@@ -151,6 +151,19 @@ def test_the_params_of_each_method_are_documented(api: httpx.Client, method: str
     assert [name for name, param in documented.items() if not param.get("description")] == []
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("post", "/samples/check", 200), ("post", "/score", 200), ("post", "/train", 202), ("put", "/aliases/champion", 200), ("post", "/variations", 404)],
+)
+def test_the_examples_of_the_documentation_can_be_sent_as_they_are(api: httpx.Client, method: str, path: str, status: int) -> None:
+    document = schema(api)
+    body = document["paths"][path.replace("champion", "{alias}")][method]["requestBody"]["content"]["application/json"]["schema"]
+    [example] = document["components"]["schemas"][body["$ref"].split("/")[-1]]["examples"] if "$ref" in body else body["examples"]
+    answer = api.request(method, path, json=example)
+    assert answer.status_code == status, answer.text
+    assert status < 400 or "there is no autoencoder to vary wines with yet" in answer.text
+
+
 def test_what_samples_takes_is_documented(api: httpx.Client) -> None:
     parameters = schema(api)["paths"]["/samples"]["get"]["parameters"]
     limits = {f"{name}_{end}" for name in MEASUREMENTS for end in ("min", "max")}

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from app import aliases, registry
 from app.aliases import Action, Alias
@@ -52,6 +52,8 @@ class Change(Asked):
 
 class Pointed(Change):
     """The model that an alias is to stand for."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "champion", "reason": "tastes better", "by": "Ana"}]})
 
     model: Name = Field(description="its id, or an alias that stands for it now")
 

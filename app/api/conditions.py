@@ -8,7 +8,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.concurrency import run_in_threadpool
 
 from app import datasets, noise, provenance
@@ -74,6 +74,8 @@ LIMITS: dict[str, Any] = {
 
 class _CheckRequest(Conditions, Body):
     """A sample that somebody thinks of asking for."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"n": 500, "quality": [7], "alcohol_min": 13}]})
 
     _place: ClassVar[str] = "body"
 

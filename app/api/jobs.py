@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import Field, WithJsonSchema, computed_field
+from pydantic import ConfigDict, Field, WithJsonSchema, computed_field
 from sqlalchemy.engine import Connection
 
 from app import datasets, idempotency, jobs, params, registry
@@ -33,6 +33,8 @@ PARAMS_SCHEMA = {
 
 class TrainRequest(Body):
     """A training job; every field has a default."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"params": {"preset": "quick"}}]})
 
     method: str = Field("gan", max_length=32, description=" or ".join(METHODS))
     dataset: Name | None = Field(None, description="a dataset's id; null: `uci`, or `starter` with a warning where the original can't be had")

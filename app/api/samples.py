@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 from starlette.responses import StreamingResponse
 from typing_extensions import TypedDict
 
 from app import noise
 from app.api import conditions, queries
 from app.api.answers import FOR_EVER, REVALIDATE, has, media_type_of, tag_of
-from app.api.schemas import ROW_FIELDS, Asked, Format, Name, Seed
+from app.api.schemas import EXAMPLE, ROW_FIELDS, Asked, Format, Name, Seed
 from app.api.services import Services, UseServices, authorised, warning_header
 from app.bundle import FORMAT
 from app.cellar import OpenModel, Served
@@ -58,7 +58,7 @@ _INCLUDED: dict[str, Any] = {
 }
 SampleRow = TypedDict("SampleRow", {**ROW_FIELDS, **_INCLUDED})  # type: ignore[misc]
 SampleRow.__doc__ = "A wine, and what `include` asks for beside it."
-SampleRow.__pydantic_config__ = Asked.model_config  # type: ignore[attr-defined]
+SampleRow.__pydantic_config__ = ConfigDict(**Asked.model_config, json_schema_extra={"examples": [EXAMPLE]})  # type: ignore[attr-defined]
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {

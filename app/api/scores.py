@@ -10,7 +10,7 @@ from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, FailFast, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -20,7 +20,7 @@ from app.api import queries
 from app.api.answers import media_type_of
 from app.api.bodies import JSON_TYPES, TABLES, check_type, spooled
 from app.api.samples import FORMATS
-from app.api.schemas import Asked, Body, Format, Name, Row, wines_of
+from app.api.schemas import EXAMPLE, Asked, Body, Format, Name, Row, wines_of
 from app.api.services import Services, UseServices, warning_header
 from app.cellar import OpenModel, Served
 from app.copula import Reason
@@ -40,6 +40,8 @@ LIGHT = 2**16  # bytes of lines, read in some 4 ms, in the turn that scores them
 
 class ScoreRequest(Body):
     """Wines to be scored, and by which model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"rows": [EXAMPLE]}]})
 
     rows: Annotated[list[Row], FailFast()] = Field(min_length=1)  # a thousand bad rows would make ten thousand faults
     model: Name = "champion"

@@ -6,12 +6,12 @@ import secrets
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from app.api.answers import media_type_of
 from app.api.bodies import takes_json
 from app.api.samples import FORMATS
-from app.api.schemas import Body, Format, Name, Quality, Row, Seed, wines_of
+from app.api.schemas import EXAMPLE, Body, Format, Name, Quality, Row, Seed, wines_of
 from app.api.services import Services, UseServices, warning_header
 from app.cellar import OpenModel, Served
 from app.errors import Fault, InvalidInput, NotFound
@@ -25,6 +25,8 @@ router = APIRouter(tags=["variations"])
 
 class VariationsRequest(Body):
     """One wine to vary, or two to go from one to the other."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"rows": [EXAMPLE], "n": 5, "spread": 0.3, "quality": 8}]})
 
     rows: list[Row] = Field(min_length=1, max_length=2, description="one wine, or two of one type")
     n: int = Field(10, ge=1, le=10_000, description="wines to answer with; on the way between two at least 2")
