@@ -198,7 +198,7 @@ def _fenced(tx: Connection, lease: Lease, **values: Any) -> Job:
 
 
 def _lost(lease: Lease) -> LeaseLost:
-    return LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: it was cancelled, or its lease ran out and another worker has it")
+    return LeaseLost(f"attempt {lease.attempt} no longer holds job {lease.job_id}: it was cancelled or is over, or its lease ran out and another worker has it")
 
 
 def _newest(job_id: str) -> sa.Select[Any]:
