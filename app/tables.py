@@ -131,12 +131,13 @@ def _parquet(file: BinaryIO, most: int) -> Iterator[Table]:
     import pyarrow.parquet as pq
 
     try:
-        opened = pq.ParquetFile(file, read_dictionary=["type"])  # a long text that is repeated stays one
-        _check_schema(opened.schema_arrow)
-        if opened.metadata.num_rows > most:
+        plain = pq.ParquetFile(file)
+        _check_schema(plain.schema_arrow)
+        if plain.metadata.num_rows > most:
             raise _too_many(most)
+        opened = pq.ParquetFile(file, metadata=plain.metadata, read_dictionary=["type"])  # a long text that is repeated stays one; the column must be there
         yield from tables_of(_arrow_rows(opened.iter_batches(PART, columns=list(NAMES)), most), "row", TYPED)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one: names that are no text
         raise InvalidInput(f"expected Parquet, found a file that is not, or is damaged: {str(error)[:200]}") from error
 
 
@@ -151,7 +152,7 @@ def _arrow(file: BinaryIO, most: int) -> Iterator[Table]:
         with pa.ipc.open_stream(file) as reader:
             _check_schema(reader.schema)
             yield from tables_of(_arrow_rows(reader, most), "row", TYPED)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"expected an Arrow stream, found one that is not, or is damaged: {str(error)[:200]}") from error
 
 

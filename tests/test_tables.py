@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import io
+from contextlib import suppress
+from functools import cache
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.cells import PART
-from app.errors import Fault, InvalidInput
-from app.tables import read_csv
+from app.errors import Fault, InvalidInput, TooLarge
+from app.formats import ARROW, CHUNKS, CSV, NDJSON, PARQUET, Sheet
+from app.tables import parts, read_csv
 from app.wine import NAMES
 
 HEADER = ",".join(NAMES)
@@ -206,3 +214,56 @@ def test_the_bounds_themselves_are_accepted() -> None:
 
 def test_a_header_alone_is_a_table_without_wines() -> None:
     assert len(read_csv(HEADER.encode()).wines) == 0
+
+
+TABLES = (CSV, NDJSON, PARQUET, ARROW)
+
+
+@cache
+def binary(media_type: str) -> bytes:
+    """A hundred good wines in this format."""
+    return b"".join(CHUNKS[media_type]([Sheet(read_csv(table(*({"quality": str(k % 11)} for k in range(100)))).wines)], ()))
+
+
+def read(data: bytes, media_type: str) -> int:
+    """How many wines these bytes hold."""
+    return sum(len(part.wines) for part in parts(io.BytesIO(data), media_type))
+
+
+def packed(columns: dict[str, pa.Array], media_type: str) -> bytes:
+    """These columns as Parquet or as an Arrow stream."""
+    rows, sink = pa.table(columns), io.BytesIO()
+    if media_type == PARQUET:
+        pq.write_table(rows, sink)
+    else:
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_table(rows)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("missing", NAMES)
+@pytest.mark.parametrize("media_type", [PARQUET, ARROW])
+def test_a_column_that_a_binary_table_lacks_is_named(media_type: str, missing: str) -> None:
+    columns = {name: pa.array(["red"] if name == "type" else [float(cell)]) for name, cell in GOOD.items()}
+    columns[missing.upper()] = columns.pop(missing)
+    with pytest.raises(InvalidInput, match=f"expected the 13 columns; missing: {missing}; unknown or twice: {missing.upper()}$"):
+        read(packed(columns, media_type), media_type)
+
+
+@pytest.mark.parametrize("media_type", [PARQUET, ARROW])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_binary_table_whose_names_are_no_text_is_damaged(media_type: str, name: str) -> None:
+    data = binary(media_type).replace(name.encode(), b"\xff" + name.encode()[1:])
+    with pytest.raises(InvalidInput, match="damaged"):
+        read(data, media_type)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(TABLES), st.data())
+def test_a_table_with_any_bytes_changed_is_read_or_refused(media_type: str, data: st.DataObject) -> None:
+    changed = bytearray(binary(media_type))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(changed)))
+        changed[at : at + data.draw(st.integers(0, 20))] = data.draw(st.binary(max_size=8) | st.sampled_from([b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 8]))
+    with suppress(InvalidInput, TooLarge):  # a problem document; any other error would be a 500
+        read(bytes(changed), media_type)
