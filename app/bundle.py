@@ -58,7 +58,7 @@ class Lineage(_Frozen):
     train_rows: int
     holdout_rows: int
     train_wall_s: float = Field(description="seconds, since the last resume")
-    train_cpu_s: float
+    train_cpu_s: float = Field(description="CPU-seconds, since the last resume")
 
 
 class Calibration(_Frozen):

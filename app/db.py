@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from app.errors import DatabaseNotReady
+from app.errors import DatabaseDamaged, DatabaseNotReady
 
 WAL_RETRY_S = 0.02
 BUSY_TIMEOUT_S = 30  # how long a SQLite writer waits for another
@@ -31,6 +31,8 @@ POSTGRES_PATIENCE = {  # a network that swallows packets must look like a databa
     "options": f"-c statement_timeout=30000 -c idle_in_transaction_session_timeout={POSTGRES_SILENCE_S}s",
     "prepare_threshold": None,  # a statement that the server knows begins with its values, and sending a long one would count as silence
 }
+
+POSTGRES_DAMAGED = ("XX001", "XX002")  # data and index corrupted: to psycopg as internal as what may pass
 
 # what drivers raise when the database is away, full, locked or read-only (psycopg calls the last an internal error): it may pass
 UNAVAILABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
@@ -287,4 +289,12 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 def _postgresql(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() != "postgresql":
         raise DatabaseNotReady(f"CUVEE_DATABASE_URL: expected sqlite:///file or postgresql://..., found {url.drivername}://")
-    return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=POOL_RECYCLE_S, connect_args=POSTGRES_PATIENCE)
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=POOL_RECYCLE_S, connect_args=POSTGRES_PATIENCE)
+
+    @sa.event.listens_for(engine, "handle_error")
+    def tell_damage(context: Any) -> None:
+        error = context.original_exception
+        if getattr(error, "sqlstate", None) in POSTGRES_DAMAGED:
+            raise DatabaseDamaged(f"the database says that what it stores is damaged: {error}") from error
+
+    return engine

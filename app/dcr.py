@@ -44,10 +44,14 @@ def columns(wines: Wines) -> Floats:
     return np.column_stack([wines.measurements(), wines.quality, wines.red])
 
 
+def deviations(x: Floats) -> Floats:
+    """The standard deviation of each column of ``x`` (rows, columns), 1 where it is constant: of equal numbers that is rarely 0, but some rounding."""
+    return np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)
+
+
 def scales(wines: Wines) -> Floats:
     """What a distance is measured by, (13,): the standard deviation of each column, 1 where it is constant."""
-    std = columns(wines).std(axis=0)
-    return np.where(std > 0, std, 1.0)
+    return deviations(columns(wines))
 
 
 def index(train: Wines, step: float) -> bytes:

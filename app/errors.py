@@ -96,6 +96,12 @@ class DatabaseNotReady(CuveeError):
     slug = "database-not-ready"
 
 
+class DatabaseDamaged(CuveeError):
+    """The database says that what it stores there is damaged: to ask again does not help."""
+
+    slug = "database-damaged"
+
+
 class LeaseLost(CuveeError):
     """Another worker owns the job now; whoever sees this must stop and write nothing."""
 

@@ -88,7 +88,7 @@ COLUMNS = (
     Column("confidence_real", models.c.report[("findings", "confidence", "real")].as_float(), "higher", "the same on real wines that it never saw"),
     Column("classifier", models.c.lineage["classifier_model"].as_string(), "lower", "the registered classifier it started from; null: it has its own or none"),
     Column("pool", models.c.pool, "lower", "rows made in advance, which are poured again and again; 0: a network pours new ones"),
-    Column("train_cpu_s", models.c.lineage["train_cpu_s"].as_float(), "lower", "CPU-seconds of its training, without export and report"),
+    Column("train_cpu_s", models.c.lineage["train_cpu_s"].as_float(), "lower", "CPU-seconds of its training since the last resume, without export and report"),
     Column("train_wall_s", models.c.lineage["train_wall_s"].as_float(), "lower", "seconds of its training, since the last resume"),
     Column("rows_per_cpu_s", models.c.report["rows_per_cpu_s"].as_float(), "higher", "rows poured in a CPU-second of the machine that trained it"),
     *(Column(f"{name}_spread", _measured(name, "spread"), "lower", f"one standard deviation of {name} over stretches of its rows") for name in MEASURES),

@@ -77,7 +77,7 @@ class GanParams(FromClassifierParams):
     autoencoder: bool = Field(
         True, description="an autoencoder trained beside them pours every other run of 16 rows: it errs otherwise, and the mix is of more use"
     )
-    autoencoder_steps: int = Field(1500, ge=1, le=1_000_000, description="its steps")
+    autoencoder_steps: int = Field(1500, ge=1, le=20_000, description="its steps, which are done again where they are interrupted")
     discriminators: int = Field(2, ge=1, le=8, description="of each GAN; its generator follows their mean")
     attention: bool = Field(
         True,

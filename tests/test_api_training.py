@@ -11,11 +11,14 @@ import httpx
 import pytest
 
 from app import leases
+from app.api import jobs as jobs_api
+from app.bundle import Bundle
 from app.db import Database
-from app.jobs import Comparison, Verdict
+from app.errors import InvalidInput
+from app.jobs import Comparison, Request, Verdict
 from app.params import METHODS
 from app.settings import Settings
-from tests.conftest import serve
+from tests.conftest import register, serve
 
 VERDICT = Verdict(False, "not promoted: even with the champion", "c", (Comparison("c2st", challenger=0.56, champion=0.55, spread=0.02, outcome="even"),))
 
@@ -151,6 +154,15 @@ def test_channels_that_two_heads_cannot_share_are_refused_unless_nobody_attends(
 def test_params_of_nothing_named_are_the_default_preset_s(api: httpx.Client) -> None:
     params = train(api)["params"]
     assert (params["preset"], params["loss"], params["steps"], params["holdout"]) == ("default", "r3gan", 5000, 0.2)
+
+
+def test_a_classifier_that_is_deleted_just_before_the_job_is_queued_is_refused(api: httpx.Client, sqlite_db: Database, tiny: Bundle) -> None:
+    [model_id] = register(sqlite_db, tiny)
+    request = Request(method="gan", dataset_id="starter", params={"classifier": model_id}, seed=1)
+    assert api.delete(f"/models/{model_id}").status_code == 204
+    with pytest.raises(InvalidInput, match=f"model {model_id} was deleted"), sqlite_db.write() as tx:
+        jobs_api._enqueue(tx, request)
+    assert api.get("/jobs").json() == []
 
 
 def test_an_alias_for_the_classifier_is_pinned_to_the_model_that_it_stands_for(api: httpx.Client) -> None:

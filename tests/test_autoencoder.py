@@ -392,6 +392,15 @@ def test_a_perfect_reconstruction_loses_nothing_and_the_median_loses_more_than_h
     assert 0.5 < found[OF_MEDIAN]["mean"] < 1
 
 
+def test_a_measurement_that_was_the_same_in_all_training_wines_is_counted_in_its_unit(few_wines: Wines) -> None:
+    ticks = few_wines.ticks.copy()
+    ticks[:, 0] = 749  # the standard deviation of 240 times 7.49 is some rounding, not 0
+    same = replace(few_wines, ticks=ticks)
+    assert same.measurements()[:, 0].std() > 0
+    other = replace(same, ticks=ticks + np.eye(11, dtype=np.int32)[0] * 100)
+    assert reconstruction(other, same, lambda wines: same)[ERROR]["fixed_acidity"] == pytest.approx(1.0)
+
+
 def test_an_error_is_counted_in_standard_deviations_of_the_measurement(few_wines: Wines) -> None:
     def too_strong(wines: Wines) -> Wines:
         off = np.zeros_like(wines.ticks)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.bundle import Calibration, Measure, Report
+from app.dcr import columns, scales
 from app.split import Split, split
 from app.wine import COLUMNS, DENSITY, FREE_SO2, TOTAL_SO2, Floats, Wines, concatenate
 from worker import evaluate
@@ -218,6 +219,21 @@ def test_a_column_that_does_not_vary_is_no_dependence(few_wines: Wines) -> None:
     assert 0 < spearman_gap(white, same_score) < 1
 
 
+def test_what_rounding_makes_of_a_constant_column_is_no_variation(few_wines: Wines) -> None:
+    ticks = np.repeat(few_wines.ticks[:1], 160, axis=0)  # (160, 11)
+    ticks[:, 0] += np.arange(160)  # one column is left that varies
+    alike = replace(few_wines.take(np.zeros(160, dtype=np.int64)), ticks=ticks)
+    assert (columns(alike).std(axis=0) > 0).sum() > 1  # such is rounding
+    assert spearman_gap(alike, few_wines) == 0
+    assert (scales(alike) == 1).sum() == 12
+
+
+def test_a_measurement_is_known_where_any_wine_that_was_trained_on_has_it(rows: Split) -> None:
+    half = rows.train.take(slice(None, None, 2))
+    assert plausibility(rows.holdout, half, rows.train, known=half)["known_values"].generated < 1
+    assert plausibility(rows.holdout, half, rows.train, known=rows.train)["known_values"].generated == 1
+
+
 def test_each_wine_counts_once_where_it_first_occurs(few_wines: Wines) -> None:
     distinct = once(few_wines)
     again = once(concatenate([distinct, replace(distinct, quality=distinct.quality + 1).take(slice(None, None, -1))]))
@@ -276,7 +292,7 @@ def test_an_impossible_wine_is_found_by_the_rule_that_it_breaks(rows: Split, fre
     ticks[:600, FREE_SO2] = ticks[:600, TOTAL_SO2] + 1
     ticks[:300, DENSITY] += round(0.01 * COLUMNS[DENSITY].scale)
     ticks[:120, 0] = -1
-    before, rates = plausibility(rows.holdout, rows.train, fresh[0]), plausibility(rows.holdout, rows.train, replace(fresh[0], ticks=ticks))
+    before, rates = (plausibility(rows.holdout, rows.train, wines, known=rows.train) for wines in (fresh[0], replace(fresh[0], ticks=ticks)))
     assert (before["free_within_total"].generated, rates["free_within_total"].generated) == (1, 0.5)
     assert (before["within_bounds"].generated, rates["within_bounds"].generated) == (1, 0.9)
     assert rates["density_explained"].generated < before["density_explained"].generated - 0.2
@@ -285,7 +301,7 @@ def test_an_impossible_wine_is_found_by_the_rule_that_it_breaks(rows: Split, fre
 
 
 def test_wines_of_the_same_kind_are_as_plausible_as_held_out_ones(rows: Split, fresh: list[Wines]) -> None:
-    for name, rate in plausibility(rows.holdout, rows.train, concatenate(fresh)).items():
+    for name, rate in plausibility(rows.holdout, rows.train, concatenate(fresh), known=rows.train).items():
         assert rate.generated == pytest.approx(rate.real, abs=0.06), name
         assert rate.real > 0.95 or name == "known_values"
 

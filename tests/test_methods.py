@@ -31,6 +31,7 @@ from tests.conftest import Silent, assignment, csv_of, tiny_params
 from worker.assignment import Assignment
 from worker.checkpoint import weights
 from worker.evaluate.between import once
+from worker.methods import classifier as classifier_method
 from worker.methods import find, gan
 from worker.monitor import Monitor
 from worker.nets import RUN, SLOPE, TOKENS, Attention, AttentiveTrunk, Blend, Discriminator, Generator, Trunk
@@ -207,6 +208,32 @@ def test_a_checkpoint_of_other_networks_is_not_used_and_the_job_is_done_anew(few
 
 def test_another_seed_gives_other_weights(rows: TrainingSet) -> None:
     assert weights_of(train(rows, Recorder(seed=1))) != weights_of(train(rows, Recorder(seed=2)))
+
+
+@pytest.mark.parametrize("other", [1 + 2**32, 2**63 - 1])
+def test_a_seed_counts_in_all_of_its_bits(rows: TrainingSet, other: int) -> None:
+    assert weights_of(train(rows, Recorder(seed=1), steps=1)) != weights_of(train(rows, Recorder(seed=other), steps=1))
+
+
+def test_of_the_networks_of_a_blend_no_two_start_alike() -> None:
+    params = GanParams.model_validate(tiny_params("gan") | {"blend": 4, "discriminators": 4})
+    classifiers = [classifier_method.build(params, Recorder(), nth=nth) for nth in range(16)]
+    built = [gan._build(nth, classifiers[nth::4], params, Recorder()) for nth in range(4)]
+    heads = [weights(discriminator) for _, discriminators in built for discriminator in discriminators]
+    assert [len({weights(net) for net in nets}) for nets in (classifiers, [generator for generator, _ in built])] == [16, 4]
+    assert len(set(heads)) == 16
+
+
+@pytest.mark.parametrize("job", ["classifier", "adopted"])
+def test_the_last_step_is_always_checkpointed_and_what_goes_on_from_there_ends_in_the_same_bundle(
+    request: pytest.FixtureRequest, fewest: Wines, job: str
+) -> None:
+    whole: Finished = request.getfixturevalue(job)
+    rarely, watcher = replace(whole.assignment, checkpoint_interval_s=3600.0), Silent()
+    work(rarely, watcher)
+    [last] = watcher.states
+    assert last == whole.watcher.states[-1]
+    assert unpack(work(replace(rarely, checkpoint=last), Silent())).parts == unpack(whole.bundle).parts
 
 
 @pytest.mark.parametrize("loss", LOSSES)

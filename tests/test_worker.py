@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
+from typing import BinaryIO, cast
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 import sqlalchemy as sa
@@ -23,6 +25,7 @@ from sqlalchemy.engine import Connection
 from app import datasets, events, jobs, leases, registry
 from app.bundle import DCR, Bundle, unpack
 from app.db import Database
+from app.db import datasets as datasets_table
 from app.errors import Deleted, LeaseLost
 from app.jobs import Job, Request, Verdict
 from app.params import resolve
@@ -30,6 +33,8 @@ from app.sampler import Condition, Sampler
 from app.settings import Settings
 from app.wine import Wines
 from tests.conftest import Silent, assignment, connections, serve, stored, tiny_params, wait_for
+from worker.assignment import write_assignment
+from worker.frames import receive
 from worker.pipeline import work
 from worker.supervisor import Supervisor
 
@@ -387,6 +392,36 @@ def test_a_database_that_takes_no_writes_is_waited_for_by_workers_and_a_problem_
     assert alone.is_alive()
     read_only(db, "off")
     alone.join()  # nothing is left to do
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_job_whose_rows_the_database_calls_damaged_fails_and_says_so_and_keeps_nobody(db: Database) -> None:
+    job = enqueue(db)
+    names = [column.name for column in datasets_table.columns if column.name != "content"]
+    with db.write() as tx:
+        for statement in (
+            "CREATE FUNCTION damaged(bytea) RETURNS bytea LANGUAGE plpgsql AS $$ BEGIN RAISE 'missing chunk number 0' USING ERRCODE = 'data_corrupted'; END $$",
+            "ALTER TABLE datasets RENAME TO whole",
+            f"CREATE VIEW datasets AS SELECT {', '.join(names)}, damaged(content) AS content FROM whole",  # noqa: S608
+        ):
+            tx.execute(sa.text(statement))
+
+    Supervisor(db, Settings(database_url=db.url.render_as_string(hide_password=False)), name="alone", stop=Event()).run_one()
+
+    ended = read(db, job)
+    assert (ended.state, ended.attempt) == ("failed", 1)
+    assert ended.error == "the database says that what it stores is damaged: missing chunk number 0\nCONTEXT:  PL/pgSQL function damaged(bytea) line 1 at RAISE"
+
+
+def test_a_training_process_ends_in_order_while_its_supervisor_is_busy(few_wines: Wines) -> None:
+    few_reds = few_wines.take(np.flatnonzero(~few_wines.red | (np.cumsum(few_wines.red) <= 5)))
+    with subprocess.Popen([sys.executable, "-m", "worker.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        write_assignment(cast(BinaryIO, child.stdin), assignment(few_reds))  # and the pipe stays open
+        frame = receive(cast(BinaryIO, child.stdout))
+        status = child.wait(60)
+    assert frame is not None
+    assert (frame.kind, frame.fields["error"][:20]) == ("refused", "expected no red wine")
+    assert status == 0
 
 
 def read_only(db: Database, switch: str) -> None:

@@ -29,7 +29,7 @@ def main() -> None:
     assignment = read_assignment(sys.stdin.buffer)
     if assignment is None:
         sys.exit(ORPHANED)
-    threading.Thread(target=_end_with_supervisor, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_end_with_supervisor, daemon=True).start()
     asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     watcher = _Watcher(out, asked)
@@ -68,8 +68,11 @@ class _Watcher:
         send(self._out, Frame("checkpoint", blob=state))
 
 
-def _end_with_supervisor(stdin: BinaryIO) -> None:
-    stdin.read()  # returns when the supervisor is gone, however it went
+def _end_with_supervisor() -> None:
+    while os.read(
+        0, 4096
+    ):  # nothing comes, and it ends when the supervisor is gone, however it went. Not by sys.stdin, whose lock aborts an interpreter that ends
+        pass
     os._exit(ORPHANED)
 
 

@@ -31,6 +31,7 @@ from app.wine import COLUMNS, FREE_SO2, HIGH_TICKS, LOW_TICKS, TOTAL_SO2, Floats
 from worker.evaluate import calibrate
 from worker.evaluate.between import once
 from worker.nets import FIELDS, SLOPE
+from worker.training import seeded
 
 FOLDS, LEFT_OUT = 4, 2
 HIDDEN = 128
@@ -115,7 +116,7 @@ def train(wines: Wines, pour: Pour, fitted: Codec, *, seed: int, progress: Calla
     if len(wines) < MIN_WINES:
         return None
     pool = _pool(wines, pour, fitted, np.random.default_rng(seed))
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(seeded(seed))
     critic = Critic(random)
     _teach(critic, pool, random, progress)
     logits = _out_of_fold(critic, pool)

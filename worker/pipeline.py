@@ -99,7 +99,8 @@ class _Run:
             self._watcher.progress(TRAINING_SHARE * step / steps, "training", {"step": step, "steps": steps, **values})
             self._progress_at = time.monotonic()
         stopping = self._watcher.stopping
-        if state is not None and (stopping or time.monotonic() - self._checkpoint_at >= self._checkpoint_interval_s):
+        due = step == steps or time.monotonic() - self._checkpoint_at >= self._checkpoint_interval_s  # export and report take a minute, and look at nothing
+        if state is not None and (stopping or due):
             self._watcher.checkpoint(state())
             self._checkpoint_at = time.monotonic()
         if stopping:

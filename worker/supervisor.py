@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 from app import aliases, datasets, gate, leases, registry, retention
 from app.bundle import CLASSIFIER_WEIGHTS, unpack
 from app.db import UNAVAILABLE, Database
-from app.errors import CuveeError, LeaseLost
+from app.errors import CuveeError, DatabaseDamaged, LeaseLost
 from app.jobs import Job, Lease
 from app.settings import Settings
 from worker.assignment import Assignment, write_assignment
@@ -81,7 +81,7 @@ class Supervisor:
         while not self._stop.is_set():
             try:
                 worked = self.run_one()
-            except UNAVAILABLE as error:
+            except (*UNAVAILABLE, DatabaseDamaged) as error:
                 log.warning("the database is unavailable, trying again: %s", error)
             else:
                 if worked:

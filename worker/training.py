@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -33,6 +34,27 @@ class Run(Protocol):
 
         ``state`` is None in a phase that is done again rather than resumed. ``Stopped`` if this step shall be the last.
         """
+
+
+CLASSIFIER, GENERATOR, AUTOENCODER = range(3)  # roles of networks whose weights are drawn
+
+
+def seeded(seed: int, *place: int) -> int:
+    """A seed of 32 bits for one part of what a seed of any size stands for: torch's generator on the CPU looks at no more, and parts must not start alike."""
+    return int(np.random.SeedSequence(seed, spawn_key=place).generate_state(1)[0])
+
+
+def randomness(run: Run) -> torch.Generator:
+    """The one source of randomness of a run's training."""
+    return torch.Generator(run.device).manual_seed(seeded(run.seed))
+
+
+@contextmanager
+def weights_of(run: Run, role: int, nth: int = 0) -> Iterator[None]:
+    """Networks that are built within draw their weights from the run's seed, for the ``nth`` in this role."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded(run.seed, role, nth))
+        yield
 
 
 Findings = dict[str, dict[str, float]]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import ConfigDict, Field, WithJsonSchema, computed_field
 from sqlalchemy.engine import Connection
 
-from app import datasets, idempotency, jobs, params, registry
+from app import aliases, datasets, idempotency, jobs, params, registry
 from app.api.bodies import takes_json
 from app.api.idempotency import REPLAYED, GivenKey, say
 from app.api.schemas import Body, Name, Page, Seed, VerdictView, View
@@ -149,6 +149,12 @@ def _enqueue(tx: Connection, request: jobs.Request) -> Made:
         datasets.hold(tx, request.dataset_id)
     except NotFound as error:
         raise _no_dataset(error, request.dataset_id) from error
+    if (classifier := request.params.get("classifier")) is not None:
+        aliases.hold(tx)  # or it could be deleted between our look and the job's beginning
+        try:
+            registry.get(tx, classifier)
+        except NotFound as error:
+            raise _no_classifier(error, classifier) from error
     return Made(jobs.enqueue(tx, request).id)
 
 
@@ -161,9 +167,11 @@ def _resolve(asked: TrainRequest, use: Services, dataset: datasets.Dataset) -> d
         with use.db.read() as tx:
             return resolved | {"classifier": registry.pin_classifier(tx, name, dataset_sha256=dataset.sha256, params=resolved)}
     except (NotFound, Conflict) as error:
-        raise InvalidInput(
-            error.detail, [Fault("/body/params/classifier", error.detail, expected="a registered classifier of the same rows", found=name)]
-        ) from error
+        raise _no_classifier(error, name) from error
+
+
+def _no_classifier(error: NotFound | Conflict, name: str) -> InvalidInput:
+    return InvalidInput(error.detail, [Fault("/body/params/classifier", error.detail, expected="a registered classifier of the same rows", found=name)])
 
 
 def _choose(asked: TrainRequest, use: Services) -> tuple[datasets.Dataset, list[str]]:

@@ -41,6 +41,7 @@ STATUS: dict[type[CuveeError], HTTPStatus] = {
     errors.DatasetDamaged: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.BundleInvalid: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DatabaseNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DatabaseDamaged: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 

@@ -99,7 +99,7 @@ def report(generated: Wines, rows: Split, judges: Mapping[str, Judge] | None = N
         by_type=by_type,
         by_quality=by_quality,
         confusion=confusions,
-        plausibility=plausibility(everyone.holdout, everyone.train, poured),
+        plausibility=plausibility(everyone.holdout, everyone.train, poured, known=everyone.train if in_sample else everyone.trained_on),
         judges={name: done(discernment(judge, everyone.holdout, everyone.train, poured)) for name, judge in judges.items()},
     )
 

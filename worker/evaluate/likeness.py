@@ -86,8 +86,10 @@ def c2st(real: Wines, other: Wines, detective: Any, *, seed: int) -> float:
 
 
 def spearman_gap(real: Wines, other: Wines) -> float:
-    """Mean absolute difference of the Spearman correlations over all pairs of columns that vary among the real wines."""
-    varies = columns(real).std(axis=0) > 0
+    """Mean absolute difference of the Spearman correlations over all pairs of columns that vary among the real wines; 0 where there is no pair."""
+    varies = np.ptp(columns(real), axis=0) > 0
+    if varies.sum() < 2:
+        return 0.0
     pairs = np.triu_indices(int(varies.sum()), 1)
     return float(np.abs(_spearman(columns(real)[:, varies]) - _spearman(columns(other)[:, varies]))[pairs].mean())
 

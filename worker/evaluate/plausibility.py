@@ -21,12 +21,12 @@ NEARBY = 0.995  # of the training rows lie so near to a held-out wine
 Check = Callable[[Wines], NDArray[np.bool_]]
 
 
-def plausibility(holdout: Wines, train: Wines, generated: Wines) -> dict[str, Rate]:
+def plausibility(holdout: Wines, train: Wines, generated: Wines, *, known: Wines) -> dict[str, Rate]:
     """The share of generated and of held-out wines for which each of these holds.
 
     - ``free_within_total``: free SO2 is not above the total
     - ``within_bounds``: every measurement lies inside the bounds of ``app.wine.COLUMNS``
-    - ``known_values``: every measurement has a value that some training wine has
+    - ``known_values``: every measurement has a value that some wine of ``known`` has, all that was trained on
     - ``density_explained``: density differs from what the other ten measurements say (``app.density``, fitted on the
       training rows of the type) by no more than 99 % of the training rows do
     - ``near_real_wines``: a held-out wine lies as near as one does to 99.5 % of the training rows (which stand for
@@ -35,16 +35,16 @@ def plausibility(holdout: Wines, train: Wines, generated: Wines) -> dict[str, Ra
     checks: dict[str, Check] = {
         "free_within_total": lambda wines: np.asarray(wines.ticks[:, FREE_SO2] <= wines.ticks[:, TOTAL_SO2]),
         "within_bounds": lambda wines: np.asarray(((wines.ticks >= LOW_TICKS) & (wines.ticks <= HIGH_TICKS)).all(axis=1)),
-        "known_values": partial(_values_known, train),
+        "known_values": partial(_values_known, known),
         "density_explained": _density_explained(train),
     }
     rates = {name: Rate(generated=float(holds(generated).mean()), real=float(holds(holdout).mean())) for name, holds in checks.items()}
     return rates | {"near_real_wines": _near_real(holdout, train, generated)}
 
 
-def _values_known(train: Wines, wines: Wines) -> NDArray[np.bool_]:
-    known = [np.isin(wines.ticks[:, j], train.ticks[:, j]) for j in range(len(COLUMNS))]
-    return np.asarray(np.column_stack(known).all(axis=1))
+def _values_known(known: Wines, wines: Wines) -> NDArray[np.bool_]:
+    found = [np.isin(wines.ticks[:, j], known.ticks[:, j]) for j in range(len(COLUMNS))]
+    return np.asarray(np.column_stack(found).all(axis=1))
 
 
 def _density_explained(train: Wines) -> Check:

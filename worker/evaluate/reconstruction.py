@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from app.dcr import deviations
 from app.wine import MEASUREMENTS, TYPES, Floats, Wines
 
 ERROR, OF_MEDIAN = "reconstruction error", "reconstruction error of the median"
@@ -27,6 +28,5 @@ def _median(wines: Wines) -> Floats:
 
 
 def _errors(wines: Wines, guesses: Floats, train: Wines) -> dict[str, float]:
-    spread = train.measurements().std(axis=0)
-    errors = np.abs(guesses - wines.measurements()).mean(axis=0) / np.where(spread > 0, spread, 1.0)  # (11,)
+    errors = np.abs(guesses - wines.measurements()).mean(axis=0) / deviations(train.measurements())  # (11,)
     return dict(zip(MEASUREMENTS, errors.tolist(), strict=True)) | {"mean": float(errors.mean())}

@@ -25,7 +25,7 @@ from app.params import AutoencoderParams, GanParams, NetParams
 from app.wine import TYPES, Floats, Ints
 from worker.checkpoint import Trainees
 from worker.nets import Decoded, Decoder, Encoder, Mixture, Source, Trunk
-from worker.training import Autoencoder, Batch, Findings, Metrics, Run, Trained, TrainingRefused, TrainingSet
+from worker.training import AUTOENCODER, Autoencoder, Batch, Findings, Metrics, Run, Trained, TrainingRefused, TrainingSet, randomness, weights_of
 
 SCORES = 7  # that a condition's thermometer bits tell apart: to 3, 4, ... 8, from 9 on
 DRAWS = 4  # of each training row, its values' places within their ties anew, that the density is fitted to
@@ -77,7 +77,7 @@ def train(data: TrainingSet, params: AutoencoderParams, run: Run) -> Trained:
 
     Bit for bit the same for the same seed on the same CPU, also when interrupted and resumed. ``TrainingRefused`` if it diverged.
     """
-    random = torch.Generator(run.device).manual_seed(run.seed)
+    random = randomness(run)
     encoder, decoder = _build(params, run)
     adam = _adam(encoder, decoder, params)
     trainees = Trainees({"encoder": encoder, "decoder": decoder}, {"adam": adam}, random)
@@ -92,8 +92,7 @@ def train(data: TrainingSet, params: AutoencoderParams, run: Run) -> Trained:
 
 
 def _build(params: AutoencoderParams, run: Run) -> tuple[Encoder, Decoder]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    with weights_of(run, AUTOENCODER):
         trunk = Trunk(channels=params.channels, blocks=params.blocks, hidden=params.hidden)
         encoder = Encoder(trunk, params.bottleneck * (2 if params.variational else 1))  # means, then logarithms of variances
         decoder = Decoder(latent=params.bottleneck, hidden=params.hidden)

@@ -17,14 +17,12 @@ from app.params import ClassifierParams, FromClassifierParams
 from worker.checkpoint import Trainees, load_weights
 from worker.losses import quality_cross_entropy
 from worker.nets import Classifier, Trunk
-from worker.training import Batch, Metrics, Run, Trained, TrainingRefused, TrainingSet
-
-SEED_STRIDE = 2**32  # between the seeds of several classifiers of one run
+from worker.training import CLASSIFIER, Batch, Metrics, Run, Trained, TrainingRefused, TrainingSet, randomness, weights_of
 
 
 def train(data: TrainingSet, params: ClassifierParams, run: Run) -> Trained:
     """A classifier trained on ``data``; bit for bit the same for the same seed on the same CPU, resumed or not."""
-    random = torch.Generator(run.device).manual_seed(run.seed)
+    random = randomness(run)
     net = build(params, run)
     adam = optimizer(net, params)
     trainees = Trainees({"classifier": net}, {"classifier": adam}, random)
@@ -67,8 +65,7 @@ def pretrain(net: Classifier, data: TrainingSet, params: ClassifierParams, rando
 
 def build(params: ClassifierParams, run: Run, *, nth: int = 0, kind: type[Trunk] = Trunk) -> Classifier:
     """An untrained classifier of the shape that ``params`` ask for, its weights drawn from the run's seed and ``nth``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed + SEED_STRIDE * nth)
+    with weights_of(run, CLASSIFIER, nth):
         trunk = kind(channels=params.channels, blocks=params.blocks, hidden=params.hidden)
         return Classifier(trunk).to(run.device)
 

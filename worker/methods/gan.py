@@ -26,7 +26,7 @@ from worker.methods import autoencoder as autoencoder_method
 from worker.methods import classifier as classifier_method
 from worker.monitor import Monitor
 from worker.nets import AttentiveTrunk, Blend, Classifier, Discriminator, Generator, Panel, Source, Trunk
-from worker.training import Batch, Metrics, Run, Trained, TrainingSet
+from worker.training import GENERATOR, Batch, Metrics, Run, Trained, TrainingSet, randomness, weights_of
 
 BETAS = (0.0, 0.99)  # R3GAN, table 8: no momentum on the first moment
 CONSTANT_UNTIL = 0.4  # share of the steps at the peak rate, before the cosine
@@ -138,7 +138,7 @@ def train(data: TrainingSet, params: GanParams, run: Run) -> Trained:
     Bit for bit the same for the same seed on the same CPU, also when interrupted and resumed.
     ``TrainingRefused`` if the run's classifier has another shape than ``params`` ask for.
     """
-    random = torch.Generator(run.device).manual_seed(run.seed)
+    random = randomness(run)
     companion = autoencoder_method.Companion(autoencoder_method.shape(params), run) if params.autoencoder else None
     classifiers, before = _prepared(data, params, random, run, companion)
     games = [_Game(*_build(nth, classifiers[nth :: params.blend], params, run), params, random) for nth in range(params.blend)]
@@ -204,10 +204,9 @@ def _prepared(
 
 def _build(nth: int, classifiers: Sequence[Classifier], params: GanParams, run: Run) -> tuple[Generator, list[Discriminator]]:
     """The untrained generator of the ``nth`` game, and the discriminators that its classifiers become."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed + 1 + classifier_method.SEED_STRIDE * nth)
+    with weights_of(run, GENERATOR, nth):
         generator = Generator(latent=params.latent, channels=params.channels, blocks=params.blocks, hidden=params.hidden)
-        discriminators = [Discriminator(copy.deepcopy(classifier.trunk)).to(run.device) for classifier in classifiers]
+        discriminators = [Discriminator(copy.deepcopy(classifier.trunk)).to(run.device) for classifier in classifiers]  # their last layers are new
     return generator.to(run.device), discriminators
 
 

@@ -26,7 +26,7 @@ from worker import pool
 from worker.checkpoint import Trainees
 from worker.methods import classifier as classifier_method
 from worker.nets import Classifier
-from worker.training import Metrics, Run, Trained, TrainingSet
+from worker.training import Metrics, Run, Trained, TrainingSet, randomness
 
 
 class _Inputs(nn.Module):
@@ -51,7 +51,7 @@ def train(data: TrainingSet, params: InversionParams, run: Run) -> Trained:
 
     ``TrainingRefused`` if the run's classifier has another shape than ``params`` ask for.
     """
-    random = torch.Generator(run.device).manual_seed(run.seed)
+    random = randomness(run)
     classifier = classifier_method.first(data, params, random, run, steps_after=params.steps)
     counts = pool.quotas(data.wines, params.pool)
     quality, red = pool.labels(counts)

@@ -22,7 +22,7 @@ from app.wine import FREE_SO2, MEASUREMENTS, TOTAL_SO2, TYPES, Floats, Ints, Tic
 from worker import pool
 from worker.checkpoint import Trainees
 from worker.methods import classifier as classifier_method
-from worker.training import Findings, Metrics, Run, Trained, TrainingRefused, TrainingSet
+from worker.training import Findings, Metrics, Run, Trained, TrainingRefused, TrainingSet, randomness
 
 ROUND = 8192  # candidates at a time
 PATIENCE = 10  # a label that is not hit once in one in so many of the tries is given up
@@ -110,7 +110,7 @@ def train(data: TrainingSet, params: SearchParams, run: Run) -> Trained:
     quality that was asked for by name, or where the run's classifier has another shape than ``params`` ask for.
     """
     wanted = _wanted(data.wines, params)
-    random = torch.Generator(run.device).manual_seed(run.seed)
+    random = randomness(run)
     rounds = int(wanted.any(1).sum()) * (math.ceil(params.tries / ROUND) + 1)  # one more where a label is given up within a round
     classifier = classifier_method.first(data, params, random, run, steps_after=rounds)
     so_far = _SoFar(wanted)
