@@ -226,7 +226,7 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             self.url = sa.make_url(url)
-        except sa.exc.ArgumentError as error:
+        except (sa.exc.ArgumentError, ValueError) as error:  # the latter for a port that is no number
             raise DatabaseNotReady("CUVEE_DATABASE_URL: expected sqlite:///file or postgresql://..., found something that is no URL") from error
         self._engine = _sqlite(self.url) if self.url.get_backend_name() == "sqlite" else _postgresql(self.url)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from app.errors import Fault
@@ -41,12 +42,13 @@ _EXPECTED = {
 }
 
 
-def faults_of(errors: Sequence[Any], *, at: tuple[str | int, ...] = ()) -> list[Fault]:
-    """The first faults that Pydantic found, their places counted from ``at``."""
-    return [_fault(error, at) for error in errors[:MAX_FAULTS]]
+def faults_of(errors: Sequence[Any], *, at: tuple[str | int, ...] = (), names: Iterable[str] = ()) -> list[Fault]:
+    """The first faults that Pydantic found, their places counted from ``at``; of ``names`` that are known there the likeliest is proposed."""
+    known = list(names)
+    return [_fault(error, at, known) for error in errors[:MAX_FAULTS]]
 
 
-def _fault(error: dict[str, Any], at: tuple[str | int, ...]) -> Fault:
+def _fault(error: dict[str, Any], at: tuple[str | int, ...], known: list[str]) -> Fault:
     place = (*at, *error["loc"])
     where = (".".join(map(str, place[1:])) or str(place[0]))[:MAX_WHERE]
     pointer = "/" + "/".join(map(str, place))[:MAX_WHERE]
@@ -54,7 +56,9 @@ def _fault(error: dict[str, Any], at: tuple[str | int, ...]) -> Fault:
         case "json_invalid":
             return Fault("/body", f"expected JSON, found something that is not: {error['ctx']['error']}", expected="JSON", found="not JSON")
         case "extra_forbidden":
-            return Fault(pointer, f"{where}: there is no such name here", expected="a name that the documentation lists", found=where)
+            near = get_close_matches(str(place[-1])[:MAX_SHOWN], known, n=1)
+            perhaps, wanted = (f"; did you mean {near[0]}?", near[0]) if near else ("", "a name that the documentation lists")
+            return Fault(pointer, f"{where}: there is no such name here{perhaps}", expected=wanted, found=where)
         case "missing":
             wanted, found = "a value", "nothing"
         case _:

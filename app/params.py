@@ -62,7 +62,9 @@ class ClassifierParams(NetParams):
 class FromClassifierParams(ClassifierParams):
     """What a method takes that starts from a classifier."""
 
-    classifier: str | None = Field(None, max_length=64, description="model id or alias to take the classifier from; null trains one first")
+    classifier: str | None = Field(
+        None, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$", description="model id or alias to take the classifier from; null trains one first"
+    )
 
 
 class GanParams(FromClassifierParams):
@@ -205,5 +207,5 @@ def resolve(method: str, given: dict[str, Any]) -> Params:
     try:
         return METHODS[method].model_validate(values | given)
     except ValidationError as error:
-        faults = faults_of(error.errors(), at=("body", "params"))
+        faults = faults_of(error.errors(), at=("body", "params"), names=METHODS[method].model_fields)
         raise InvalidInput("; ".join(f.detail for f in faults[:3]), faults) from error

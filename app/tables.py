@@ -16,6 +16,7 @@ from app.formats import ARROW, CSV, NDJSON, PARQUET
 from app.wine import COLUMNS, NAMES, Wines, concatenate
 
 MAX_ROWS = 2**31  # where nobody says fewer
+MAX_COLUMN = 16 * 2**20  # bytes of a column in one row group of Parquet, two million rows
 _NOT_TEXT = {  # what people send as CSV
     b"\x1f\x8b": "gzip; unpack it first",
     b"PK\x03\x04": "a zip (or a workbook, .xlsx); unpack it, or save the sheet as CSV",
@@ -135,6 +136,7 @@ def _parquet(file: BinaryIO, most: int) -> Iterator[Table]:
         _check_schema(plain.schema_arrow)
         if plain.metadata.num_rows > most:
             raise _too_many(most)
+        _check_size(plain.metadata)
         opened = pq.ParquetFile(file, metadata=plain.metadata, read_dictionary=["type"])  # a long text that is repeated stays one; the column must be there
         yield from tables_of(_arrow_rows(opened.iter_batches(PART, columns=list(NAMES)), most), "row", TYPED)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one: names that are no text
@@ -146,7 +148,7 @@ def _arrow(file: BinaryIO, most: int) -> Iterator[Table]:
 
     try:
         for message in pa.ipc.MessageReader.open_stream(file):
-            if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
+            if message.type in ("record batch", "dictionary") and _is_compressed(message.metadata.to_pybytes(), of_texts=message.type == "dictionary"):
                 raise InvalidInput("expected an Arrow stream without compression, found one with; write it without, and compress nothing or send Parquet")
         file.seek(0)
         with pa.ipc.open_stream(file) as reader:
@@ -156,8 +158,11 @@ def _arrow(file: BinaryIO, most: int) -> Iterator[Table]:
         raise InvalidInput(f"expected an Arrow stream, found one that is not, or is damaged: {str(error)[:200]}") from error
 
 
-def _is_compressed(message: bytes) -> bool:
-    """Whether a record batch has compressed buffers, which could be of any size once they are not (Arrow's Message.fbs: header, then compression)."""
+def _is_compressed(message: bytes, *, of_texts: bool) -> bool:
+    """Whether a record batch has compressed buffers, which could be of any size once they are not (Arrow's Message.fbs: header, then compression).
+
+    ``of_texts``: it is the one in a dictionary batch, whose second field it is.
+    """
     numbers = memoryview(message)
 
     def number(at: int, size: int, *, signed: bool = False) -> int:
@@ -167,9 +172,22 @@ def _is_compressed(message: bytes) -> bool:
         vtable = table - number(table, 4, signed=True)
         return number(vtable + 4 + 2 * nth, 2) if 4 + 2 * nth < number(vtable, 2) else 0
 
-    root = number(0, 4)
-    at = root + field(root, 2)
-    return field(at + number(at, 4), 3) != 0
+    def inner(table: int, nth: int) -> int:
+        at = table + field(table, nth)
+        return at + number(at, 4)
+
+    header = inner(number(0, 4), 2)
+    return field(inner(header, 1) if of_texts else header, 3) != 0
+
+
+def _check_size(metadata: Any) -> None:
+    """``InvalidInput`` if a column of a row group is said to be larger than ``MAX_COLUMN`` once it is unpacked: a page of any size is unpacked whole."""
+    groups = (metadata.row_group(nth) for nth in range(metadata.num_row_groups))
+    largest = max((group.column(nth).total_uncompressed_size for group in groups for nth in range(group.num_columns)), default=0)
+    if largest > MAX_COLUMN:
+        expected = f"row groups with at most {MAX_COLUMN // 2**20} MiB of a column, unpacked"
+        detail = f"expected {expected}, found one with {largest / 2**20:.0f}; write smaller ones (pandas: to_parquet(..., row_group_size=1_000_000))"
+        raise InvalidInput(detail, [Fault("/body", detail, expected=expected, found=f"{largest / 2**20:.0f} MiB")])
 
 
 def _check_schema(schema: Any) -> None:

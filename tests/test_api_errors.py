@@ -74,10 +74,36 @@ def score(api: httpx.Client, body: object) -> httpx.Response:
     return api.post("/score", content=json.dumps(body), headers=JSON)
 
 
+def test_half_a_surrogate_pair_is_refused_like_any_other_name(api: httpx.Client) -> None:
+    answer = api.post("/score", content=b'{"x\\ud800": 1}', headers={"Content-Type": "application/x-ndjson"})
+    assert problem(answer, 422, "invalid-input")["errors"][0]["found"] == "x\ud800"
+
+
+def test_a_json_body_is_held_to_its_own_limit_however_its_type_is_written(api: httpx.Client) -> None:
+    body = b'{"rows": [' + b" " * LIMIT + b"]}"
+    for written in ("application/json", "Application/JSON", "application/json ; charset=utf-8"):
+        problem(api.post("/score", content=body, headers={"Content-Type": written}), 413, "too-large")
+
+
+def test_of_several_accept_lines_all_count(api: httpx.Client) -> None:
+    answer = api.get("/samples?n=1", headers=[("Accept", "application/xml"), ("Accept", "text/csv")])
+    assert answer.headers["content-type"].startswith("text/csv")
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("qualty=7", "quality"), ("ph_min=3", "pH_min"), ("modle=champion", "model")])
+def test_a_misspelt_parameter_is_told_the_likeliest(api: httpx.Client, asked: str, meant: str) -> None:
+    name = asked.split("=", maxsplit=1)[0]
+    document = problem(api.get(f"/samples?{asked}"), 422, "invalid-input")
+    assert document["detail"] == f"{name}: there is no such name here; did you mean {meant}?"
+    assert faults(document) == [(f"/query/{name}", meant, name)]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "expected"),
     [
         ("/samples/check", {"n": "5"}, [("/body/n", "a whole number", "'5'")]),
+        ("/samples/check", {"n": 10**400}, [("/body/n", "at most 9007199254740992", "1" + "0" * 59 + "...")]),
+        ("/train", {"params": {"classifier": "x\0"}}, [("/body/params/classifier", "text without control characters", r"'x\x00'")]),
         ("/samples/check", {"alcohol_min": True}, [("/body/alcohol_min", "a number", "true")]),
         ("/train", {"priority": False}, [("/body/priority", "a whole number", "false")]),
         (
@@ -256,7 +282,7 @@ def test_a_body_that_fills_the_limit_to_the_last_byte_is_read(api: httpx.Client)
         ({"dataset": "nobody"}, "/body/dataset", "a dataset's id", "nobody"),
         ({"params": {"classifier": "nobody"}}, "/body/params/classifier", "a registered classifier of the same rows", "nobody"),
         ({"params": {"preset": "grand-cru"}}, "/body/params/preset", "'quick', 'default' or 'best'", "'grand-cru'"),
-        ({"params": {"stepz": 3}}, "/body/params/stepz", "a name that the documentation lists", "params.stepz"),
+        ({"params": {"stepz": 3}}, "/body/params/stepz", "steps", "params.stepz"),
         ({"params": {"steps": 0}}, "/body/params/steps", "at least 1", "0"),
         ({"params": {"holdout": 0.9}}, "/body/params/holdout", "at most 0.5", "0.9"),
         ({"params": {"lr": 0}}, "/body/params/lr", "more than 0.0", "0"),

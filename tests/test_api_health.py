@@ -17,7 +17,7 @@ from app import migrations
 from app.api.samples import FORMATS
 from app.bundle import Bundle
 from app.db import Database
-from app.settings import Settings
+from app.settings import Settings, SettingsInvalid, read_settings
 from app.wine import MEASUREMENTS
 from tests.conftest import damage, serve
 
@@ -216,3 +216,24 @@ print(*{name.split('.')[0] for name in sys.modules})
     loaded = python("-c", script)
     assert loaded.returncode == 0, loaded.stderr
     assert {"torch", "worker", "onnx", "onnxscript", "sklearn", "safetensors", "pandas"} & set(loaded.stdout.split()) == set()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("CUVEE_DEVICE", "gpu", "expected auto, cpu, cuda or the number of one (cuda:1), found 'gpu'"),
+        ("CUVEE_LOG_LEVEL", "verbose", "expected 'debug', 'info', 'warning' or 'error', found 'verbose'"),
+        ("CUVEE_DATA_DIR", "/no/such/folder", "expected a folder that is there, found '/no/such/folder'"),
+        ("CUVEE_TOKEN", "s3cr3t", "expected at least 16 characters, found 6 of them"),
+    ],
+)
+def test_a_setting_that_can_not_be_is_told_what_would_do(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsInvalid) as refused:
+        read_settings()
+    assert refused.value.detail == f"the environment has unusable settings: {variable}: {told}"
+
+
+def test_the_case_of_a_log_level_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUVEE_LOG_LEVEL", "INFO")
+    assert read_settings().log_level == "info"

@@ -241,12 +241,37 @@ def long_text(came: str) -> bytes:
     return sink.getvalue()
 
 
+def bomb(size: int) -> bytes:
+    """A stream that is small as long as its dictionary of one long type is compressed."""
+    one = pa.DictionaryArray.from_arrays(np.zeros(3, dtype=np.int32), pa.array(["r" * size]))
+    packed = list(pa.ipc.MessageReader.open_stream(arrow(wines_like(3, one), pa.ipc.IpcWriteOptions(compression="zstd"))))
+    plain = list(pa.ipc.MessageReader.open_stream(arrow(wines_like(3, tiny_types()))))
+    sink = pa.BufferOutputStream()
+    for message in (packed[0], packed[1], plain[2]):
+        message.serialize_to(sink)
+    return bytes(sink.getvalue())
+
+
+def tiny_types() -> pa.Array:
+    """Three short types, as a dictionary."""
+    return pa.DictionaryArray.from_arrays(np.zeros(3, dtype=np.int32), pa.array(["red"]))
+
+
+def packed(size: int) -> bytes:
+    """Parquet that is small as long as its one long type is compressed."""
+    sink, types = io.BytesIO(), pa.DictionaryArray.from_arrays(np.zeros(3, dtype=np.int32), pa.array(["r" * size]))
+    pq.write_table(pa.table(wines_like(3, types)), sink, compression="zstd", write_statistics=False)
+    return sink.getvalue()
+
+
 @pytest.mark.parametrize(
     ("came", "body", "said"),
     [
         ("arrow", lying, "is damaged"),
         ("arrow", lambda: arrow({name: pa.nulls(20_000_000) for name in NAMES}), "expected a column of numbers, found null"),
         ("arrow", lambda: arrow(wines_like(1000), pa.ipc.IpcWriteOptions(compression="zstd")), "expected an Arrow stream without compression"),
+        ("arrow", lambda: bomb(20_000_000), "expected an Arrow stream without compression"),
+        ("parquet", lambda: packed(20_000_000), "expected row groups with at most 16 MiB of a column, unpacked, found one with 19"),
         ("arrow", lambda: arrow(wines_like(3) | {"pH": pa.array([2**62] * 3, pa.timestamp("us"))}), "pH: expected a column of numbers, found timestamp"),
         ("arrow", lambda: arrow(wines_like(3) | {"pH": pa.array([[1.0]] * 3)}), "pH: expected a column of numbers, found list"),
         ("arrow", lambda: long_text("arrow"), "the table has cells that are not a wine's"),

@@ -286,7 +286,7 @@ def test_a_check_tells_what_the_distance_costs(api: httpx.Client, half: float) -
 def test_a_distance_that_no_row_keeps_is_refused_before_any_work_and_says_which_share_would_do(api: httpx.Client) -> None:
     answer = api.get("/samples?n=1&model=copier&type=red&min_dcr=0.001&alcohol_max=19")
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/query/min_dcr")
-    assert "share that would pass without the limits of: alcohol (0.00%), min_dcr (100.00%)" in answer.json()["detail"]
+    assert "without those of one measurement would pass: alcohol (0.00%), min_dcr (100.00%)" in answer.json()["detail"]
     assert not api.post("/samples/check", json={"model": "copier", "type": ["red"], "min_dcr": 0.001}).json()["feasible"]
 
 

@@ -200,6 +200,7 @@ def test_an_answer_that_does_not_end_is_cut_off(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_had_all_that_was_tried_is_named(tmp_path: Path) -> None:
     data, cache = tmp_path / "data", tmp_path / "cache"
+    data.mkdir()
     with unreachable() as url, pytest.raises(DatasetUnavailable) as refused:
         uci.fetch(Settings(data_dir=data, cache_dir=cache), url=url)
     for said in (f"{data} does not hold", f"{cache} does not hold", f"{url} could not be fetched (ConnectError", "CUVEE_DATA_DIR", "'starter'"):

@@ -61,7 +61,7 @@ def has(if_none_match: str, etag: str) -> bool:
 
 def media_type_of(request: Request, short: str | None, offered: Mapping[str, str]) -> str:
     """The media type asked for by its short name in the query, or else by the Accept header; ``NotAcceptable`` if that likes none."""
-    return offered[short] if short else preferred(request.headers.get("accept", "*/*"), offered.values())
+    return offered[short] if short else preferred(", ".join(request.headers.getlist("accept")), offered.values())
 
 
 def preferred(accept: str, offered: Iterable[str]) -> str:

@@ -69,7 +69,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        is_json = headers.get(b"content-type", b"").startswith(JSON_TYPES[0].encode())
+        is_json = headers.get(b"content-type", b"").split(b";")[0].strip().lower() == JSON_TYPES[0].encode()  # as ``check_type`` reads it
         limit, setting = (self._json, "CUVEE_MAX_JSON_BYTES") if is_json else (self._table, "CUVEE_MAX_UPLOAD_BYTES")
         too_large = TooLarge(f"expected a body of at most {limit} bytes; a deployment may raise {setting}")
         announced = headers.get(b"content-length", b"0")

@@ -79,7 +79,7 @@ class _CheckRequest(Conditions, Body):
 
     _place: ClassVar[str] = "body"
 
-    n: int = Field(100, ge=1, description="rows")
+    n: int = Field(100, ge=1, le=noise.MAX_ROW, description="rows")
     model: Name = Field("champion", description="a model's id or an alias")
 
 
@@ -151,7 +151,7 @@ def _too_much(odds: Odds, n: int, limit: int | None) -> str | None:
     if not odds.without:
         return f"n: expected at most {limit} rows in one answer, found {n}"
     loosen = ", ".join(f"{name} ({passed / odds.probed:.2%})" for name, passed in odds.without.items())
-    advice = f"share that would pass without the limits of: {loosen}"
+    advice = f"loosen a limit; without those of one measurement would pass: {loosen}"
     if needed is None or limit is None:
         return f"expected limits that some rows pass, found that {_shown(odds)} do; {advice}"
     most = int(limit * odds.share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +14,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from app import errors
@@ -68,7 +68,8 @@ def problem(status: HTTPStatus, slug: str, detail: str, faults: Sequence[Fault] 
     """The response that says so."""
     shown = [{k: v for k, v in asdict(f).items() if v is not None} for f in faults]
     body = {"type": f"urn:cuvee:{slug}", "title": status.phrase, "status": status.value, "detail": detail}
-    return JSONResponse(body | ({"errors": shown} if shown else {}), status.value, media_type=MEDIA_TYPE)
+    text = json.dumps(body | ({"errors": shown} if shown else {}), ensure_ascii=False, separators=(",", ":"))
+    return Response(text.encode("utf-8", "backslashreplace"), status.value, media_type=MEDIA_TYPE)  # half a surrogate pair, as JSON may hold it, is no UTF-8
 
 
 def of(error: CuveeError) -> Response:

@@ -28,7 +28,7 @@ def read(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
         try:
             return model.model_validate({name: given.getlist(name) if name in REPEATABLE else given[name] for name in given})
         except ValidationError as error:
-            faults = faults_of(error.errors(), at=("query",))
+            faults = faults_of(error.errors(), at=("query",), names=model.model_fields)
             raise InvalidInput("; ".join(f.detail for f in faults[:3]), faults) from error
 
     return parsed
