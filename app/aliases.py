@@ -78,11 +78,12 @@ def get(tx: Connection, alias: str) -> Alias:
 
 
 def expect(tx: Connection, alias: str, version: int | None) -> None:
-    """``Stale`` unless the alias is still as it was at that version; None expects nothing. To be asked while it is held."""
+    """``Stale`` unless the alias is still as it was at that version; 0 expects that there is none yet, None nothing. To be asked while it is held."""
     found = find(tx, alias)
-    if version is not None and (found is None or found.version != version):
+    if version is not None and version != (0 if found is None else found.version):
         is_now = "there is no such alias now" if found is None else f"it is at version {found.version} now, model {found.model_id}, by {found.changed_by}"
-        raise Stale(f"{alias}: expected version {version}, but somebody changed it meanwhile: {is_now}; look at GET /aliases/{alias} and decide again")
+        wanted = f"version {version}" if version else "no such alias"
+        raise Stale(f"{alias}: expected {wanted}, but somebody changed it meanwhile: {is_now}; look at GET /aliases/{alias} and decide again")
 
 
 def page(tx: Connection, *, limit: int, offset: int) -> list[Alias]:

@@ -206,6 +206,15 @@ def test_who_saw_another_version_is_refused(api: httpx.Client, two: list[str]) -
     assert api.put("/aliases/own", json={"model": two[1]}, headers={"If-Match": 'W/"1"'}).status_code == 200  # a proxy that compresses marks it so
 
 
+def test_who_expects_no_such_alias_makes_a_new_one_only(api: httpx.Client, two: list[str]) -> None:
+    first, second = (api.put("/aliases/own", json={"model": model}, headers={"If-None-Match": "*"}) for model in two)
+    assert (first.status_code, second.status_code) == (200, 412)
+    assert "own: expected no such alias, but somebody changed it meanwhile: it is at version 1 now" in second.json()["detail"]
+    assert api.get("/aliases/own").json()["model"] == two[0]
+    assert api.delete("/aliases/own").status_code == 204
+    assert api.put("/aliases/own", json={"model": two[1]}, headers={"If-None-Match": "*"}).status_code == 200
+
+
 def test_champion_stays_and_follows_an_alias_given_as_the_model(api: httpx.Client, two: list[str]) -> None:
     api.put("/aliases/candidate", json={"model": two[0]})
     assert api.put("/aliases/champion", json={"model": "candidate"}).json()["model"] == two[0]

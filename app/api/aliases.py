@@ -95,7 +95,7 @@ def author(named: str | None, request: Request) -> str:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks for a change, and the version that they saw; None where they don't say."""
+    """Who asks for a change, and the version that they saw, 0 where they saw none; None where they don't say."""
 
     request: Request
     version: int | None
@@ -109,7 +109,7 @@ async def caller(request: Request) -> Caller:
     """Whoever sends this request; ``InvalidInput`` for an ``If-Match`` that is no alias's tag."""
     given = request.headers.get("if-match")
     if given is None:
-        return Caller(request, None)
+        return Caller(request, 0 if request.headers.get("if-none-match", "").strip() == "*" else None)
     if (tag := _TAG.fullmatch(given.strip())) is None:
         detail = f'If-Match: expected the ETag of an alias, such as "3", found {given[:60]}'
         raise InvalidInput(detail, [Fault("/header/if-match", detail, expected="the ETag of an alias", found=given[:60])])
@@ -147,7 +147,8 @@ def point(alias: NewAlias, asked: Pointed, who: UseCaller, use: UseServices, res
     """Makes an alias, new or not, stand for a model; where it does so already, nothing changes.
 
     The model is opened first: one that is damaged gets no alias (503). A `champion` must pour, an `autoencoder` must vary
-    wines (409). With `If-Match` the change is refused (412) if somebody else was faster. Servers follow within two seconds.
+    wines (409). With `If-Match` the change is refused (412) if somebody else was faster, with `If-None-Match: *` if there is
+    such an alias already. Servers follow within two seconds.
     """
     with use.db.write() as tx:
         reason = asked.reason or "no reason given"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 
 from fastapi import Request, Response
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_compress import CompressMiddleware, add_compress_type
 
@@ -20,7 +21,10 @@ _QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")  # RFC 9110, 12.4.2
 
 
 class Compressed:
-    """ASGI middleware: answers in zstd, brotli or gzip for who accepts one. Their tags become weak, since the bytes are others (RFC 9110, 8.8.1)."""
+    """ASGI middleware: answers in zstd, brotli or gzip for who accepts one. Their tags become weak, since the bytes are others (RFC 9110, 8.8.1).
+
+    A 304 has the tag and the ``Vary`` of the answer that it stands for: whoever has that one stored puts them in their place (RFC 9111, 4.3.4).
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         for media_type in (CSV, NDJSON, ARROW):
@@ -31,11 +35,19 @@ class Compressed:
         async def weakened(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(raw=message["headers"])
-                if "content-encoding" in headers and headers.get("etag", "").startswith('"'):
+                known = message["status"] == HTTPStatus.NOT_MODIFIED
+                if known:
+                    headers.add_vary_header("Accept-Encoding")
+                if headers.get("etag", "").startswith('"') and ("content-encoding" in headers or (known and _is_weak(scope, headers["etag"]))):
                     headers["etag"] = f"W/{headers['etag']}"
             await send(message)
 
         await self._compress(scope, receive, weakened)
+
+
+def _is_weak(scope: Scope, etag: str) -> bool:
+    """Whether the asker has these bytes as they were compressed."""
+    return f"W/{etag}" in Headers(scope=scope).get("if-none-match", "")
 
 
 def conditional(request: Request, body: bytes, *, media_type: str, headers: Mapping[str, str]) -> Response:
