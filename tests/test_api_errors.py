@@ -74,6 +74,11 @@ def score(api: httpx.Client, body: object) -> httpx.Response:
     return api.post("/score", content=json.dumps(body), headers=JSON)
 
 
+def test_rows_that_the_table_s_end_has_not_enough_of_are_refused_before_any_is_sent(api: httpx.Client) -> None:
+    answer = api.get(f"/samples?n=600&offset={2**53 - 601}&alcohol_min=10&seed=1")
+    assert "600 rows mean making about" in problem(answer, 422, "invalid-input")["detail"]
+
+
 def test_half_a_surrogate_pair_is_refused_like_any_other_name(api: httpx.Client) -> None:
     answer = api.post("/score", content=b'{"x\\ud800": 1}', headers={"Content-Type": "application/x-ndjson"})
     assert problem(answer, 422, "invalid-input")["errors"][0]["found"] == "x\ud800"

@@ -206,7 +206,11 @@ def _begin(served: Served, pinned: _Pinned, *, request: Request, cache: str, lim
 
 def _warnings(served: Served, pinned: _Pinned, *, limit: int | None) -> list[str]:
     """What the answer must be read with; a typed error if it can't be given."""
-    return [*served.warnings, *conditions.warnings_of(served.model, pinned.condition, pinned.include, n=pinned.n, limit=limit)]
+    left = noise.MAX_ROW - pinned.offset  # rows of the table, of which some may be passed over
+    return [
+        *served.warnings,
+        *conditions.warnings_of(served.model, pinned.condition, pinned.include, n=pinned.n, limit=left if limit is None else min(limit, left)),
+    ]
 
 
 def _poured(model: OpenModel, pinned: _Pinned, warnings: list[str], *, cache: str, most: int | None) -> _Begun:
