@@ -75,7 +75,7 @@ def score(api: httpx.Client, body: object) -> httpx.Response:
 
 
 def test_rows_that_the_table_s_end_has_not_enough_of_are_refused_before_any_is_sent(api: httpx.Client) -> None:
-    answer = api.get(f"/samples?n=600&offset={2**53 - 601}&alcohol_min=10&seed=1")
+    answer = api.get(f"/samples?n=600&offset={2**53 - 601}&alcohol_min=9.2&seed=1")
     assert "600 rows mean making about" in problem(answer, 422, "invalid-input")["detail"]
 
 
