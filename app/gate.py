@@ -74,13 +74,13 @@ def _compare(challenger: Manifest, champion: Row[Any], alias: str) -> Verdict:
     own, its = _measured_on(challenger.lineage.model_dump(), challenger.report.model_dump()), _measured_on(champion.lineage, champion.report)
     if differing := [key for key in own if own[key] != its[key]]:
         return Verdict(
-            False, f"not promoted: the {alias} was measured otherwise ({', '.join(differing)} differ); promote 'always' decides by hand", champion.id
+            False, f"not promoted: the {alias} was measured otherwise ({', '.join(differing)} differ); PUT /aliases/{alias} decides by hand", champion.id
         )
     its_report = Report.model_validate(champion.report)
     compared = {gate.name: compare(gate, challenger.report.measures.get(gate.name), its_report.measures.get(gate.name)) for gate in GATE}
     if lacking := [name for name, comparison in compared.items() if comparison is None]:
         why = "; ".join([f"{', '.join(lacking)} and its spread are not in both reports", *challenger.report.notes])
-        return Verdict(False, f"not promoted: {why}; promote 'always' decides by hand", champion.id)
+        return Verdict(False, f"not promoted: {why}; PUT /aliases/{alias} decides by hand", champion.id)
     return _gate(champion.id, alias, tuple(comparison for comparison in compared.values() if comparison is not None))
 
 

@@ -395,7 +395,7 @@ def test_a_database_that_takes_no_writes_is_waited_for_by_workers_and_a_problem_
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_a_job_whose_rows_the_database_calls_damaged_fails_and_says_so_and_keeps_nobody(db: Database) -> None:
+def test_a_job_whose_rows_the_database_calls_damaged_fails_and_says_so_and_keeps_nobody(db: Database, caplog: pytest.LogCaptureFixture) -> None:
     job = enqueue(db)
     names = [column.name for column in datasets_table.columns if column.name != "content"]
     with db.write() as tx:
@@ -410,6 +410,7 @@ def test_a_job_whose_rows_the_database_calls_damaged_fails_and_says_so_and_keeps
 
     ended = read(db, job)
     assert (ended.state, ended.attempt) == ("failed", 1)
+    assert f"job {job.id}: failed for good: the database says" in caplog.text
     assert ended.error == "the database says that what it stores is damaged: missing chunk number 0\nCONTEXT:  PL/pgSQL function damaged(bytea) line 1 at RAISE"
 
 

@@ -136,8 +136,7 @@ class Supervisor:
         try:
             child = self._spawn(self._assignment(job))
         except CuveeError as refused:
-            detail = refused.detail
-            self._insist(lambda tx: leases.fail(tx, job.lease, error=detail, retry=False))
+            self._refuse(job, refused.detail)
             return
         self._checkpoints = 0
         try:
@@ -190,7 +189,7 @@ class Supervisor:
                 self._publish(job, data)
                 return True
             case Frame("refused", fields):
-                self._insist(lambda tx: leases.fail(tx, lease, error=fields["error"], retry=False))
+                self._refuse(job, fields["error"])
                 return True
             case Frame("crashed", fields):
                 self._fail(job, fields["error"])
@@ -225,6 +224,10 @@ class Supervisor:
     def _fail(self, job: Job, error: str) -> None:
         log.warning("job %s: attempt %d failed: %s", job.id, job.attempt, error)
         self._insist(lambda tx: leases.fail(tx, job.lease, error=error, retry=True))
+
+    def _refuse(self, job: Job, error: str) -> None:
+        log.warning("job %s: failed for good: %s", job.id, error)
+        self._insist(lambda tx: leases.fail(tx, job.lease, error=error, retry=False))
 
     def _check(self, lease: Lease) -> None:
         """``LeaseLost`` if the job was cancelled or taken over; cheap enough to ask every second."""
