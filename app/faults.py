@@ -12,6 +12,7 @@ from app.errors import Fault
 
 MAX_SHOWN = 60  # characters of an unusable value
 MAX_FAULTS = 20
+PRINTABLE = r"[^\x00-\x1f\x7f]"  # what every pattern of ours is made of, so that one message fits all
 MAX_WHERE = 200  # characters of a place: names come from outside
 
 

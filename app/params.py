@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import Fault, InvalidInput
-from app.faults import faults_of
+from app.faults import PRINTABLE, faults_of
 from app.wine import NAMES, QUALITY_RANGE
 
 MAX_WEIGHTS = 20_000_000  # of all networks of a training: a checkpoint holds each three times, every few seconds
@@ -63,7 +63,7 @@ class FromClassifierParams(ClassifierParams):
     """What a method takes that starts from a classifier."""
 
     classifier: str | None = Field(
-        None, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$", description="model id or alias to take the classifier from; null trains one first"
+        None, max_length=64, pattern=f"^{PRINTABLE}*$", description="model id or alias to take the classifier from; null trains one first"
     )
 
 

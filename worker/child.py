@@ -69,9 +69,8 @@ class _Watcher:
 
 
 def _end_with_supervisor() -> None:
-    while os.read(
-        0, 4096
-    ):  # nothing comes, and it ends when the supervisor is gone, however it went. Not by sys.stdin, whose lock aborts an interpreter that ends
+    # the pipe ends when the supervisor is gone, however it went; not read by sys.stdin, whose lock would abort an interpreter that ends
+    while os.read(0, 4096):
         pass
     os._exit(ORPHANED)
 

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from app.bundle import Report
 from app.errors import Fault, InvalidInput
+from app.faults import PRINTABLE
 from app.jobs import Outcome
 from app.noise import MAX_SEED
 from app.wine import COLUMNS, FREE_SO2, MEASUREMENTS, NAMES, QUALITY_RANGE, TOTAL_SO2, Wines, to_ticks
@@ -21,7 +22,7 @@ MAX_PAGE = 200
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Quality = Annotated[int, Field(ge=QUALITY_RANGE[0], le=QUALITY_RANGE[1])]
 Type = Literal["red", "white"]
-Printable = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]  # PostgreSQL holds no NUL, and nobody means the others
+Printable = Annotated[str, Field(min_length=1, pattern=f"^{PRINTABLE}+$")]  # PostgreSQL holds no NUL, and nobody means the others
 Name = Annotated[Printable, Field(max_length=64)]
 Format = Literal["json", "ndjson", "csv", "parquet", "arrow"]
 
